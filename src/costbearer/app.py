@@ -1,0 +1,351 @@
+"""The wiring: which parts there are, who is given what, and which process runs them. Nothing happens on import.
+
+``serve`` supervises two children: the gateway (Granian and its workers) and the console process, which holds the ledger
+and runs bookkeeper, API and metrics. Either can also be run alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from costbearer.attribution import Hasher
+from costbearer.config import Config
+from costbearer.errors import ConfigInvalid, DataDirectoryBusy
+from costbearer.prices import PriceBook
+from costbearer.stores import archive, secrets
+from costbearer.stores.secrets import Keyring
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from costbearer.gateway.worker import Worker
+
+SUPERVISOR_LOCK = "supervisor.lock"
+SERVER_LOCK = "serve.lock"
+SERVER_FILE = "server.json"
+RESTART_PAUSE_S = 1.0
+"""A child that died is started again after this long, so that one that dies at once does not spin."""
+START_TIMEOUT_S = 30.0
+LOCK_TIMEOUT_S = 1.0
+STOP_MARGIN_S = 10.0
+
+log = logging.getLogger("costbearer")
+
+
+def prepare(config: Config) -> bytes:
+    """Make the data directory usable: secrets, control store at the newest version, the price archive.
+
+    Gives back the price archive's bytes.
+    """
+    from costbearer.stores.control import Control
+
+    Control.open(config.control_file).close()
+    secrets.admin_token(config.data)
+    prices = archive.bundled()
+    archive.keep(config.prices_dir, prices)
+    return prices
+
+
+def hasher(keyring: Keyring) -> Hasher:
+    """HMAC-SHA-256 under the active hash key, with its version in front: `h1_` and 32 hex. The field is part of what is
+    hashed, so that the same text as user and as tenant cannot be joined."""
+    key, version = keyring.hash_keys[keyring.hash_active], keyring.hash_active
+
+    def keyed(field: str, value: str) -> str:
+        tag = hmac.new(key, f"{field}\0{value}".encode(), hashlib.sha256).hexdigest()
+        return f"h{version}_{tag[:32]}"
+
+    return keyed
+
+
+# -- the gateway
+
+
+def run_gateway(config: Config, *, child: bool = False) -> None:
+    """Granian and its workers, until SIGTERM or SIGINT."""
+    from costbearer.gateway import server
+
+    if not config.providers:
+        raise ConfigInvalid("no provider is configured; add a [providers.NAME] table (see `costbearer config show`)")
+    if child:
+        server.die_with_parent()
+    check_port(config, "gateway")
+    prepare(config)
+    server.run(config, make_worker)
+
+
+def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
+    """One worker's state, in the worker's own process: a new journal, keys and prices in memory."""
+    from costbearer.dialects.anthropic_messages import AnthropicMessages
+    from costbearer.dialects.openai_chat import OpenAIChat
+    from costbearer.gateway.worker import Worker
+    from costbearer.journal import JournalWriter
+    from costbearer.stores.control import Control
+
+    control = Control.open(config.control_file, read_only=True)
+    journal = JournalWriter.open(
+        config.journal_dir,
+        sync=config.text("journal.sync"),
+        sync_interval_ms=config.integer("journal.sync_interval_ms"),
+        segment_bytes=config.integer("journal.segment_bytes"),
+        segment_s=config.number("journal.segment_s"),
+    )
+    return Worker(
+        config,
+        journal=journal,
+        book=PriceBook.loads(archive.bundled()),
+        dialects={"openai": OpenAIChat(), "anthropic": AnthropicMessages()},
+        load_keys=control.load_keyring,
+        key_revision=control.revision,
+        hasher=hasher(secrets.keyring(config.data, create=False)),
+        loop=loop,
+    )
+
+
+# -- the console process
+
+
+def run_console(config: Config, *, child: bool = False) -> None:
+    """Ledger, bookkeeper, API and metrics in one process, until SIGTERM or SIGINT."""
+    import uvicorn
+
+    from costbearer.gateway.server import die_with_parent
+
+    if child:
+        die_with_parent()
+    check_port(config, "console")
+    with locked(config.data / SERVER_LOCK, "a console is running on this data directory"):
+        prepare(config)
+        with console_parts(config) as application:
+            address = f"http://{_shown(config.text('console.host'))}:{config.integer('console.port')}"
+            server_file = config.data / SERVER_FILE
+            server_file.write_text(json.dumps({"pid": os.getpid(), "console_url": address}) + "\n", encoding="utf-8")
+            try:
+                uvicorn.run(
+                    application,
+                    host=config.text("console.host"),
+                    port=config.integer("console.port"),
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_graceful_shutdown=5,
+                )
+            finally:
+                server_file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def console_parts(config: Config) -> Iterator[FastAPI]:
+    """The console's application with ledger and bookkeeper behind it; posts what is left at the end."""
+    from costbearer.bookkeeper import Bookkeeper
+    from costbearer.console.api_doctor import doctor_router, full_examination
+    from costbearer.console.api_entries import entries_router
+    from costbearer.console.api_reports import report_router
+    from costbearer.console.app import create_app
+    from costbearer.console.metrics import metrics_router
+    from costbearer.stores.control import Control
+    from costbearer.stores.duckdb import Ledger
+
+    with Control.open(config.control_file) as control, contextlib.closing(Ledger.open(config.ledger_file)) as ledger:
+        bookkeeper = Bookkeeper(config.journal_dir, ledger)
+        stop = threading.Event()
+        interval_s = config.number("ledger.post_interval_ms") / 1000
+        posting = threading.Thread(target=bookkeeper.run, args=(stop, interval_s), name="bookkeeper")
+        posting.start()
+        routers = [
+            report_router(ledger.reader, lambda: bookkeeper.complete_to),
+            entries_router(ledger.reader),
+            metrics_router(ledger.reader, bookkeeper.progress),
+            doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
+        ]
+        try:
+            yield create_app(
+                config,
+                control,
+                routers=routers,
+                ready=lambda: {"ledger": bookkeeper.failure is None and bookkeeper.complete_to is not None},
+            )
+        finally:
+            stop.set()
+            posting.join()
+            bookkeeper.catch_up()
+
+
+# -- both, supervised
+
+
+def serve(config: Config, arguments: Sequence[str], announce: Callable[[str], None]) -> int:
+    """Run gateway and console as children, start one again when it dies, stop both on SIGTERM or SIGINT.
+
+    `arguments` are the command-line options both children are given. Gives back the exit code.
+    """
+    with locked(config.data / SUPERVISOR_LOCK, "a server is running on this data directory"):
+        prepare(config)
+        check_port(config, "gateway")
+        check_port(config, "console")
+        stopping = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        children = {name: _Child(name, arguments) for name in ("console", "gateway")}
+        for child in children.values():
+            child.start()
+        try:
+            if _await_start(config, children, stopping):
+                announce(_welcome(config))
+            while not stopping.wait(0.2):
+                for child in children.values():
+                    child.restart_if_dead()
+        finally:
+            _stop(list(children.values()), config.number("gateway.drain_timeout_s") + STOP_MARGIN_S)
+    return 0
+
+
+class _Child:
+    """One supervised process."""
+
+    def __init__(self, name: str, arguments: Sequence[str]) -> None:
+        self.name = name
+        self._command = [sys.executable, "-m", "costbearer", name, "--child", *arguments]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._again_at = 0.0
+
+    def start(self) -> None:
+        # A session of its own: Ctrl-C reaches the supervisor alone, which then stops its children in order.
+        self._process = subprocess.Popen(self._command, start_new_session=True)  # noqa: S603 - our own interpreter
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def exit_code(self) -> int | None:
+        return self._process.poll() if self._process is not None else None
+
+    def restart_if_dead(self) -> None:
+        code = self.exit_code()
+        if code is None:
+            return
+        now = time.monotonic()
+        if not self._again_at:
+            log.error("%s ended with code %s; starting it again", self.name, code)
+            self._again_at = now + RESTART_PAUSE_S
+        elif now >= self._again_at:
+            self._again_at = 0.0
+            self.start()
+
+    def terminate(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self, timeout_s: float) -> None:
+        if self._process is None:
+            return
+        try:
+            self._process.wait(max(timeout_s, 0.1))
+        except subprocess.TimeoutExpired:
+            log.error("%s did not stop in time and is killed; the journal keeps what it wrote", self.name)
+            self._process.kill()
+            self._process.wait()
+
+
+def _await_start(config: Config, children: dict[str, _Child], stopping: threading.Event) -> bool:
+    """Wait until both listen. A child that cannot start at all has said why on stderr; then everything ends."""
+    end = time.monotonic() + START_TIMEOUT_S
+    waiting = {"gateway", "console"}
+    while waiting and not stopping.is_set() and time.monotonic() < end:
+        for name in sorted(waiting):
+            if children[name].exit_code() is not None:
+                stopping.set()
+                raise ConfigInvalid(f"the {name} could not start (exit code {children[name].exit_code()}); see above")
+            if _listens(config.text(f"{name}.host"), config.integer(f"{name}.port")):
+                waiting.discard(name)
+        time.sleep(0.05)
+    return not waiting
+
+
+def _stop(children: list[_Child], timeout_s: float) -> None:
+    """Gateway first, so that the bookkeeper still posts what it drained."""
+    end = time.monotonic() + timeout_s
+    for child in reversed(children):
+        child.terminate()
+        child.wait(end - time.monotonic())
+
+
+def _welcome(config: Config) -> str:
+    gateway = f"http://{_shown(config.text('gateway.host'))}:{config.integer('gateway.port')}"
+    console = f"http://{_shown(config.text('console.host'))}:{config.integer('console.port')}"
+    return (
+        f"gateway  {gateway}  (OpenAI base URL {gateway}/v1, Anthropic base URL {gateway})\n"
+        f"console  {console}  (token in {config.data / secrets.TOKEN_FILE})\n"
+        f"data     {config.data}"
+    )
+
+
+# -- small things
+
+
+@contextlib.contextmanager
+def locked(path: Path, held: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file for as long as the block runs; the kernel releases it with the process.
+
+    Raises:
+        DataDirectoryBusy: somebody else holds it.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Commands look at the lock for microseconds with a lock of their own; only what stays held is a server.
+        end = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise DataDirectoryBusy(f"{path.parent}: {held}; stop it first, or use another --data") from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_port(config: Config, part: str) -> None:
+    """Say it at once and clearly where a port is taken.
+
+    Raises:
+        ConfigInvalid: the address cannot be bound.
+    """
+    host, port = config.text(f"{part}.host"), config.integer(f"{part}.port")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigInvalid(f"{part}.port: {host}:{port} cannot be used: {error.strerror}") from None
+
+
+def _listens(host: str, port: int) -> bool:
+    target = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
+    with contextlib.suppress(OSError), socket.create_connection((target, port), timeout=0.2):
+        return True
+    return False
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,298 @@
+"""The bookkeeper: projects the journals into the ledger, exactly once, and never believes the ledger unchecked.
+
+What is posted is a pure function of the journals. A pass reads every journal to its end, makes what it read durable,
+and posts it in one transaction together with how far it read. Before the first pass the ledger's own rows are compared
+with the seals and the unsealed tails; where anything differs the file is set aside and the ledger is built again. After
+any failure everything in memory is dropped, and the next pass starts from the disk like a new process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+from costbearer.errors import CostbearerError, JournalFailed, StoreFailed
+from costbearer.journal import journals, live, take_over
+from costbearer.stores.duckdb import Ledger, Position
+from costbearer.stores.reading import JournalReading, Place
+from costbearer.stores.segments import Flaw, Totals
+
+BATCH_ENTRIES = 245_760
+"""Entries in one transaction at most: two of DuckDB's row groups, one for each of two threads, written without its log.
+It takes a backlog to get there; in step with the gateway a batch is what came in since the last pass."""
+
+BACK_OFF_S = 5.0
+"""Pause of `run` after a pass that failed."""
+
+_UNREADABLE = "unreadable "
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far the bookkeeper is. `complete_to`: every frame written before then is posted; None before the first pass.
+
+    `open_calls` are under way, the oldest since `oldest_open`. `held` names journals that cannot be posted any further
+    before a restart, and `failure` is what the last pass failed of.
+    """
+
+    complete_to: datetime | None
+    entries: int
+    journals: int
+    unsealed_segments: int
+    open_calls: int
+    oldest_open: datetime | None
+    damage: int
+    held: tuple[str, ...]
+    failure: str | None
+
+
+class Bookkeeper:
+    """The one that posts. Safe to call from several threads; a pass runs in one at a time."""
+
+    def __init__(
+        self,
+        journal_dir: Path,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        batch_entries: int = BATCH_ENTRIES,
+    ) -> None:
+        """`journal_dir` holds the journals, and nobody else takes them over or seals them."""
+        self.journal_dir = journal_dir
+        self.ledger = ledger
+        self.complete_to: datetime | None = None
+        self.failure: str | None = None
+        self._clock = clock
+        self._batch_entries = batch_entries
+        self._lock = threading.RLock()
+        self._readings: dict[str, JournalReading] | None = None
+        self._done: dict[str, list[Flaw]] = {}
+        self._held: dict[str, str] = {}
+        self._notices: list[str] = []
+
+    @property
+    def notices(self) -> list[str]:
+        """What a person should know, in plain words: ledgers that were set aside, journals that are held."""
+        return [*self.ledger.notices, *self._notices]
+
+    @property
+    def damage(self) -> list[Flaw]:
+        """Everything that is wrong with the journals; what is sealed is known from its seal."""
+        with self._lock:
+            readings = self._readings or {}
+            flaws = [flaw for name in sorted(self._done) for flaw in self._done[name]]
+            return flaws + [flaw for name in sorted(readings) for flaw in readings[name].flaws]
+
+    def progress(self) -> Progress:
+        """How far the bookkeeper is, now or, while a pass runs, after it."""
+        with self._lock:
+            readings = list((self._readings or {}).values())
+            began = [started for reading in readings for started in reading.open_intents.values()]
+            return Progress(
+                complete_to=self.complete_to,
+                entries=sum(position.entries for position in self.ledger.positions().values()),
+                journals=len(readings) + len(self._done),
+                unsealed_segments=sum(reading.unsealed for reading in readings),
+                open_calls=len(began),
+                oldest_open=min(began, default=None),
+                damage=len(self.damage),
+                held=tuple(sorted(self._held)),
+                failure=self.failure,
+            )
+
+    def catch_up(self) -> int:
+        """One pass: post all that the journals hold and the ledger does not, take over the dead, seal what is due.
+
+        Returns:
+            How many entries were posted.
+
+        Raises:
+            JournalFailed: a journal cannot be read, taken over or made durable.
+            StoreFailed: the ledger failed, or a sealed file does not read back.
+        """
+        with self._lock:
+            try:
+                posted = self._pass()
+            except BaseException as error:
+                # Whatever stopped the pass, memory may be ahead of the ledger: the next one starts from the disk.
+                self._readings = None
+                self.failure = str(error)
+                if isinstance(error, OSError):
+                    raise JournalFailed(f"the journals cannot be read or sealed: {error}") from error
+                raise
+            self.failure = None
+            return posted
+
+    def rebuild(self, reason: str = "a rebuild was asked for") -> int:
+        """Set the ledger's file aside and post everything again. Gives how many entries were posted.
+
+        Raises:
+            JournalFailed, StoreFailed: as `catch_up`.
+        """
+        with self._lock:
+            self.ledger.set_aside(reason)
+            self._forget()
+            return self.catch_up()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No pass runs inside the block."""
+        with self._lock:
+            yield
+
+    def run(self, stop: threading.Event, interval_s: float) -> None:
+        """Pass after pass until `stop` is set; a pass that fails is said in `notices` and tried again."""
+        while not stop.is_set():
+            pause = interval_s
+            try:
+                self.catch_up()
+            except CostbearerError as error:
+                self._notice(error.message)
+                pause = max(interval_s, BACK_OFF_S)
+            stop.wait(pause)
+
+    def _pass(self) -> int:
+        began = self._clock()
+        readings = self._open() if self._readings is None or self.ledger.broken else self._readings
+        self._readings = readings
+        self._find_new(readings)
+        for reading in readings.values():
+            if not reading.dead and not live(reading.directory):
+                reading.dead = self._taken_over(reading)
+            reading.look()
+        posted = self._post(readings)
+        self.ledger.admit_readers()
+        for name, reading in list(readings.items()):
+            if name in self._held:
+                continue
+            reading.seal_due()
+            if reading.done:
+                self._done[name] = reading.flaws
+                del readings[name]
+        if not self._held:
+            self.complete_to = began
+        return posted
+
+    def _find_new(self, readings: dict[str, JournalReading]) -> None:
+        for directory in journals(self.journal_dir):
+            if directory.name not in readings and directory.name not in self._done:
+                readings[directory.name] = JournalReading.open(directory)
+
+    def _taken_over(self, reading: JournalReading) -> bool:
+        taken = take_over(reading.directory, now=self._clock())
+        if taken is not None and taken.closed:
+            self._notice(f"journal {reading.id}: its writer died; {len(taken.closed)} calls under way are unknown")
+        return taken is not None
+
+    def _post(self, readings: dict[str, JournalReading]) -> int:
+        posted = 0
+        tables: list[pa.Table] = []
+        moved: dict[str, JournalReading] = {}
+        for reading in readings.values():
+            if reading.id in self._held:
+                continue
+            for table in reading.moves():
+                tables.append(table)
+                moved[reading.id] = reading
+                if sum(table.num_rows for table in tables) >= self._batch_entries:
+                    posted += self._post_batch(tables, moved)
+                    tables, moved = [], {}
+            self._lose(reading)
+        return posted + self._post_batch(tables, moved)
+
+    def _post_batch(self, tables: list[pa.Table], moved: dict[str, JournalReading]) -> int:
+        if not sum(table.num_rows for table in tables):
+            return 0
+        for reading in moved.values():
+            try:
+                reading.sync()
+            except JournalFailed as error:
+                # A second fdatasync would succeed without having written anything: nothing of it is posted any more.
+                self._held[reading.id] = error.message
+                self._notice(f"{error.message}; it is not posted any further before a restart")
+                raise
+        table = pa.concat_tables(tables)
+        self.ledger.post_table(table, [_position(reading) for reading in moved.values()])
+        return int(table.num_rows)
+
+    def _open(self) -> dict[str, JournalReading]:
+        """Every journal from the disk, each at the place to which the ledger is proven to agree with it."""
+        self._forget()
+        if self.ledger.broken:
+            self.ledger.reopen()
+        readings = {directory.name: JournalReading.open(directory) for directory in journals(self.journal_dir)}
+        difference = self._difference(readings)
+        if difference:
+            self.ledger.set_aside(difference)
+            readings = {directory.name: JournalReading.open(directory) for directory in journals(self.journal_dir)}
+        if readings and not self.ledger.positions():
+            self.ledger.hold_readers("the ledger is being rebuilt from the journal; try again in a moment")
+        return readings
+
+    def _difference(self, readings: dict[str, JournalReading]) -> str | None:
+        """In what the ledger differs from the journals as far as it says it has posted them; None where in nothing."""
+        try:
+            self.ledger.scan()
+            totals = self.ledger.totals_by_journal()
+            marks = self.ledger.marks()
+        except StoreFailed as error:
+            return error.message
+        positions = self.ledger.positions()
+        for name in sorted(positions.keys() | totals.keys()):
+            held = totals.get(name, Totals())
+            if name not in readings:
+                return f"journal {name} is gone, of which it holds {held}"
+            position = positions.get(name)
+            if position is None:
+                return f"it holds rows of journal {name} without a position"
+            if (held.entries, held.cost_usd) != (position.entries, position.cost_usd):
+                return (
+                    f"journal {name}: it holds {held}, and says {position.entries} entries of {position.cost_usd} USD"
+                )
+            reading = readings[name]
+            try:
+                expected = reading.replay(Place(position.segment, position.offset), _lost_segments(marks, name))
+            except StoreFailed as error:
+                return error.message
+            if held != expected:
+                return f"journal {name}: it holds {held}, the journal {expected}"
+        return None
+
+    def _lose(self, reading: JournalReading) -> None:
+        """Sealed segments of which nothing can be read: the ledger goes on without them, and says so."""
+        known = _lost_segments(self.ledger.marks(), reading.id) if reading.unreadable else frozenset()
+        for number in sorted(reading.unreadable - known):
+            self.ledger.mark(f"{_UNREADABLE}{reading.id}.{number}")
+            self._notice(
+                f"journal {reading.id}: sealed segment {number} cannot be read; its entries are missing in the ledger"
+            )
+        reading.unreadable.clear()
+
+    def _forget(self) -> None:
+        self._readings = None
+        self._done = {}
+
+    def _notice(self, text: str) -> None:
+        if text not in self._notices:
+            self._notices.append(text)
+
+
+def _position(reading: JournalReading) -> Position:
+    return Position(
+        journal=reading.id,
+        segment=reading.place.segment,
+        offset=reading.place.offset,
+        closed_sequence=reading.totals.closed_sequence,
+        entries=reading.totals.entries,
+        cost_usd=reading.totals.cost_usd,
+    )
+
+
+def _lost_segments(marks: set[str], journal: str) -> frozenset[int]:
+    prefix = f"{_UNREADABLE}{journal}."
+    return frozenset(int(mark.removeprefix(prefix)) for mark in marks if mark.startswith(prefix))

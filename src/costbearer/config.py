@@ -1,0 +1,347 @@
+"""Settings: one table, read from a TOML file and the environment into one frozen value. Nobody else reads either.
+
+Every setting is a row of `SETTINGS`; help texts, `costbearer config show` and the reference in the docs come from it.
+The environment wins over the file, the file over the default; `Config.origin` remembers which it was.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from costbearer.errors import ConfigInvalid
+
+PREFIX = "COSTBEARER_"
+DIALECTS = ("openai", "anthropic")
+CONFIG_FILE = "costbearer.toml"
+
+
+class Setting(NamedTuple):
+    """One row: `name` is `section.key` in the file and PREFIX + SECTION_KEY in the environment."""
+
+    name: str
+    default: str | int | float | bool
+    meaning: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("data", "./costbearer-data", "the data directory: control store, ledger, journal, prices, secrets"),
+    Setting("gateway.host", "127.0.0.1", "address the gateway listens on"),
+    Setting("gateway.port", 4000, "port the gateway listens on", minimum=1, maximum=65535),
+    Setting("gateway.workers", 2, "worker processes", minimum=1),
+    Setting("gateway.body_bytes_max", 32 * 1024 * 1024, "largest request body", minimum=1024),
+    Setting("gateway.body_timeout_s", 30.0, "time for a caller to send its whole body", minimum=0.1),
+    Setting("gateway.reply_bytes_max", 64 * 1024 * 1024, "largest reply that is not a stream", minimum=1024),
+    Setting("gateway.drain_timeout_s", 25.0, "time for running calls to end after SIGTERM", minimum=0),
+    Setting("gateway.connections_per_client_max", 512, "open calls from one address, per worker", minimum=1),
+    Setting("gateway.retries", 1, "further attempts at the same upstream where it is safe", minimum=0),
+    Setting(
+        "gateway.retry_after_max_s",
+        2.0,
+        "longest wait before a retry; a longer Retry-After goes to the caller",
+        minimum=0,
+    ),
+    Setting("upstream.connect_timeout_s", 10.0, "time to connect, TLS included", minimum=0.1),
+    Setting(
+        "upstream.first_byte_timeout_s", 300.0, "time from the request to the first byte of the reply", minimum=0.1
+    ),
+    Setting("upstream.idle_timeout_s", 120.0, "longest silence inside a reply", minimum=0.1),
+    Setting("upstream.keep_alive_s", 30.0, "how long an idle connection is kept", minimum=0),
+    Setting("upstream.connections_max", 1000, "open connections to one provider, per worker", minimum=1),
+    Setting("console.host", "127.0.0.1", "address the console listens on"),
+    Setting("console.port", 4001, "port the console listens on", minimum=1, maximum=65535),
+    Setting("console.hosts", "", "further names the console is reached by, with commas between them"),
+    Setting(
+        "journal.sync",
+        "group",
+        "group: fsync at most 50 ms apart; always: every call waits for it",
+        ("group", "always"),
+    ),
+    Setting("journal.sync_interval_ms", 50, "longest time between a frame and its fsync", minimum=1),
+    Setting("journal.segment_bytes", 8 * 1024 * 1024, "a segment is closed at this size", minimum=4096),
+    Setting("journal.segment_s", 300.0, "a segment is closed at this age", minimum=1),
+    Setting("ledger.post_interval_ms", 200, "how often the bookkeeper looks for new frames", minimum=10),
+    Setting("control.stale_max_s", 900.0, "how long keys stay valid while the control store cannot be read", minimum=1),
+    Setting("keys.expire_days", 90, "a new key's life unless it is issued with another", minimum=1),
+)
+
+_PROVIDER_KEYS = {"dialect", "base_url", "api_key_env", "api_key_file", "cost_header", "price_provider"}
+_ROUTE_KEYS = {"model", "upstreams"}
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One upstream: its dialect, its base URL and its credential are one setting and never mix with another's.
+
+    `price_provider` names the provider in the price archive whose rates hold here (the provider's own name if unset).
+    `cost_header` names a reply header in which the provider states the cost in USD.
+    """
+
+    name: str
+    dialect: str
+    base_url: str
+    credential: str = field(repr=False)
+    cost_header: str | None = None
+    price_provider: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """First match wins. `model` may end in or contain `*`; each upstream is `provider` or `provider/model`."""
+
+    model: str
+    upstreams: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every setting by its name, the providers and the routes. `values["gateway.port"]`, `config.number(...)`."""
+
+    data: Path
+    values: Mapping[str, str | int | float | bool]
+    origin: Mapping[str, str]
+    providers: Mapping[str, Provider]
+    routes: tuple[Route, ...]
+
+    def text(self, name: str) -> str:
+        return str(self.values[name])
+
+    def integer(self, name: str) -> int:
+        return int(self.values[name])
+
+    def number(self, name: str) -> float:
+        return float(self.values[name])
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """A list that is written with commas."""
+        return tuple(part.strip() for part in self.text(name).split(",") if part.strip())
+
+    @property
+    def gateway_url(self) -> str:
+        """Where this host's callers reach the gateway; one that listens on every address is reached by loopback."""
+        host = self.text("gateway.host")
+        if host in {"0.0.0.0", "::"}:  # noqa: S104  compared with, not bound to
+            host = "127.0.0.1"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.integer('gateway.port')}"
+
+    @property
+    def journal_dir(self) -> Path:
+        return self.data / "journal"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.data / "ledger.duckdb"
+
+    @property
+    def control_file(self) -> Path:
+        return self.data / "control.sqlite"
+
+    @property
+    def prices_dir(self) -> Path:
+        return self.data / "prices"
+
+
+def load(
+    file: Path | None = None,
+    *,
+    overrides: Mapping[str, str | int | float | bool] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Read the settings: defaults, then the file, then the environment, then `overrides` (the command line).
+
+    `file` defaults to `costbearer.toml` in the working directory, where there is one.
+
+    Raises:
+        ConfigInvalid: an unknown setting, a value of the wrong type, a provider without a usable credential or address.
+    """
+    env = os.environ if environ is None else environ
+    if file is None:
+        named = env.get(PREFIX + "CONFIG")
+        file = Path(named) if named else (Path(CONFIG_FILE) if Path(CONFIG_FILE).exists() else None)
+    document = _read(file) if file is not None else {}
+    where = str(file) if file is not None else ""
+    providers_table = document.pop("providers", {})
+    if not isinstance(providers_table, dict):
+        raise ConfigInvalid(f"{where}: providers must be tables such as [providers.openai]")
+    routes_table = document.pop("routes", [])
+    if not isinstance(routes_table, list):
+        raise ConfigInvalid(f"{where}: routes must be a list of tables, each under its own [[routes]]")
+    given = _flatten(document)
+    known = {row.name for row in SETTINGS}
+    for name in given:
+        if name not in known:
+            raise ConfigInvalid(f"{where}: unknown setting {name!r}; `costbearer config show` lists them all")
+
+    values: dict[str, str | int | float | bool] = {}
+    origin: dict[str, str] = {}
+    for row in SETTINGS:
+        variable = PREFIX + row.name.upper().replace(".", "_")
+        if overrides and row.name in overrides:
+            raw, source = overrides[row.name], "command line"
+        elif variable in env:
+            raw, source = env[variable], f"environment {variable}"
+        elif row.name in given:
+            raw, source = given[row.name], where
+        else:
+            raw, source = row.default, "default"
+        values[row.name] = _checked(row, raw, source)
+        origin[row.name] = source
+
+    base = file.parent if file is not None and origin["data"] == where else Path()
+    data = (base / str(values["data"])).absolute()
+    providers = {name: _provider(name, table, env, file) for name, table in providers_table.items()}
+    routes = tuple(_route(index, table, providers, where) for index, table in enumerate(routes_table))
+    return Config(data=data, values=values, origin=origin, providers=providers, routes=routes)
+
+
+def client_environment(environ: Mapping[str, str] | None = None) -> tuple[str | None, str | None]:
+    """The server another machine's commands talk to: (COSTBEARER_URL, COSTBEARER_TOKEN)."""
+    env = os.environ if environ is None else environ
+    return env.get(PREFIX + "URL"), env.get(PREFIX + "TOKEN")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as handle:
+            return tomllib.load(handle)
+    except FileNotFoundError:
+        raise ConfigInvalid(f"{file}: no such file") from None
+    except OSError as error:
+        raise ConfigInvalid(f"{file}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"{file}: not TOML: {error}") from None
+
+
+def _flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        name = prefix + key
+        if isinstance(value, dict):
+            flat.update(_flatten(value, name + "."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _checked(row: Setting, raw: Any, source: str) -> str | int | float | bool:
+    wanted = type(row.default)
+    value: Any = raw
+    try:
+        if wanted is bool:
+            if not isinstance(raw, bool):
+                value = {"true": True, "false": False}[raw.lower()]
+        elif wanted in {int, float}:
+            if isinstance(raw, bool):
+                raise ValueError
+            value = wanted(raw)
+            if not math.isfinite(value) or (isinstance(raw, float) and value != raw):
+                raise ValueError
+        elif not isinstance(raw, str) or (row.default and not raw.strip()):
+            raise ValueError
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
+        raise ConfigInvalid(f"{row.name} ({source}): {raw!r} is not {_article(wanted)}") from None
+    if row.choices and value not in row.choices:
+        raise ConfigInvalid(f"{row.name} ({source}): {raw!r} is not one of {', '.join(row.choices)}")
+    if row.minimum is not None and value < row.minimum:
+        raise ConfigInvalid(f"{row.name} ({source}): {raw!r} is below {row.minimum:g}")
+    if row.maximum is not None and value > row.maximum:
+        raise ConfigInvalid(f"{row.name} ({source}): {raw!r} is above {row.maximum:g}")
+    result: str | int | float | bool = value
+    return result
+
+
+def _article(kind: type) -> str:
+    return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+
+
+def _provider(name: str, table: Any, env: Mapping[str, str], file: Path | None) -> Provider:
+    place = f"{file}: [providers.{name}]"
+    if not isinstance(table, dict):
+        raise ConfigInvalid(f"{place} is not a table")
+    for key in table:
+        if key not in _PROVIDER_KEYS:
+            raise ConfigInvalid(f"{place}: unknown setting {key!r}; known are {', '.join(sorted(_PROVIDER_KEYS))}")
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,39}", name):
+        raise ConfigInvalid(f"{place}: a provider's name is 1 to 40 of a-z, 0-9, - and _, and begins with a letter")
+    dialect = table.get("dialect")
+    if dialect not in DIALECTS:
+        raise ConfigInvalid(f"{place}: dialect {dialect!r} is not one of {', '.join(DIALECTS)}")
+    base_url = str(table.get("base_url", ""))
+    if not _is_base_url(base_url):
+        raise ConfigInvalid(f"{place}: base_url {base_url!r} must be http(s)://host[:port][/path] and nothing else")
+    if ("api_key_env" in table) == ("api_key_file" in table):
+        raise ConfigInvalid(f"{place}: name the credential with exactly one of api_key_env and api_key_file")
+    if "api_key_env" in table:
+        variable = str(table["api_key_env"])
+        credential = env.get(variable, "").strip()
+        source = f"environment variable {variable}"
+    else:
+        path = (file.parent if file is not None else Path()) / str(table["api_key_file"])
+        credential = _file_text(path, place).strip()
+        source = f"file {path}"
+    if not credential:
+        raise ConfigInvalid(f"{place}: {source} is missing or empty; it must hold the provider's API key")
+    if not credential.isascii() or any(character.isspace() for character in credential):
+        raise ConfigInvalid(f"{place}: {source} holds characters that no API key has")
+    return Provider(
+        name=name,
+        dialect=dialect,
+        base_url=base_url.rstrip("/"),
+        credential=credential,
+        cost_header=_header_name(table["cost_header"], place) if "cost_header" in table else None,
+        price_provider=str(table.get("price_provider", name)),
+    )
+
+
+def _is_base_url(text: str) -> bool:
+    if not text.isascii() or not text.isprintable() or " " in text or "?" in text or "#" in text:
+        return False
+    try:
+        parts = urlsplit(text)
+        port_is_real = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and port_is_real
+
+
+def _header_name(value: Any, place: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
+        raise ConfigInvalid(f"{place}: cost_header {value!r} is not the name of a header")
+    return value.lower()
+
+
+def _file_text(path: Path, place: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError):
+        raise ConfigInvalid(f"{place}: file {path} cannot be read as text") from None
+
+
+def _route(index: int, table: Any, providers: Mapping[str, Provider], where: str) -> Route:
+    place = f"{where}: [[routes]] number {index + 1}"
+    if not isinstance(table, dict) or set(table) - _ROUTE_KEYS:
+        raise ConfigInvalid(f"{place}: a route has exactly the settings model and upstreams")
+    model, upstreams = table.get("model"), table.get("upstreams")
+    if not isinstance(model, str) or not model:
+        raise ConfigInvalid(f"{place}: model must be a text such as 'gpt-*'")
+    if not isinstance(upstreams, list) or not upstreams or not all(isinstance(item, str) for item in upstreams):
+        raise ConfigInvalid(f"{place}: upstreams must be a list of provider names")
+    for item in upstreams:
+        if item.split("/", 1)[0] not in providers:
+            raise ConfigInvalid(
+                f"{place}: upstream {item!r} names no provider; known are {', '.join(providers) or 'none'}"
+            )
+    dialects = {providers[item.split("/", 1)[0]].dialect for item in upstreams}
+    if len(dialects) > 1:
+        raise ConfigInvalid(f"{place}: its upstreams speak different dialects ({', '.join(sorted(dialects))})")
+    return Route(model=model, upstreams=tuple(upstreams))

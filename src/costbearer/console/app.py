@@ -1,0 +1,163 @@
+"""The console's application: routes are handed in, errors have one shape, nothing is reachable that is not listed.
+
+`create_app` only puts together. Reports, entries and metrics bring routers of their own. A query parameter that a route
+does not declare is refused by name, because a filter that is ignored gives a wrong number. A route that describes its
+parameters itself (``openapi_extra={"parameters": [...]}``) reads and checks them itself too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
+
+from costbearer import __version__
+from costbearer.config import Config
+from costbearer.console import api_keys
+from costbearer.console.security import ANSWER_HEADERS, Guard, error_document
+from costbearer.errors import (
+    CostbearerError,
+    FieldInvalid,
+    NotFound,
+    QueryInvalid,
+    StoreFailed,
+)
+from costbearer.stores import secrets
+from costbearer.stores.control import Control
+
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
+"""What answers without a token: none of it says anything about keys, labels or money."""
+
+Ready = Callable[[], dict[str, bool]]
+
+_log = logging.getLogger("costbearer.console")
+
+
+def create_app(
+    config: Config,
+    control: Control,
+    *,
+    routers: Sequence[APIRouter] = (),
+    ready: Ready = dict,
+    public: Iterable[str] = (),
+) -> FastAPI:
+    """The application. `ready` names what must hold for calls to be served and recorded; `public` lists further paths
+    that need no token.
+
+    Makes the administrator's token on the first start (`stores.secrets.admin_token` reads it).
+
+    Raises:
+        StoreFailed: the token's file cannot be used.
+    """
+    app = FastAPI(
+        title="Costbearer",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(_refuse_unknown_query)],
+    )
+    app.include_router(_health(control, ready))
+    documented = [Depends(HTTPBearer(auto_error=False, description="the administrator's token"))]
+    for router in (api_keys.router(config, control), *routers):
+        app.include_router(router, dependencies=documented)
+    app.add_exception_handler(CostbearerError, _told)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(
+        Guard,
+        token=secrets.admin_token(config.data),
+        hosts=[config.text("console.host"), *config.names("console.hosts")],
+        public=PUBLIC_PATHS | set(public),
+    )
+    return app
+
+
+def _health(control: Control, ready: Ready) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz", summary="The process lives")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/readyz", summary="Calls can be served and recorded", responses={503: {"description": "not now"}})
+    def readyz() -> JSONResponse:
+        checks = {"control": _readable(control), **ready()}
+        good = all(checks.values())
+        return JSONResponse({"ready": good, "checks": checks}, status_code=200 if good else 503)
+
+    return router
+
+
+def _readable(control: Control) -> bool:
+    try:
+        control.check()
+    except StoreFailed:
+        return False
+    return True
+
+
+async def _refuse_unknown_query(request: Request) -> None:
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute) or "parameters" in (route.openapi_extra or {}):
+        return
+    known = _query_names(route.dependant)
+    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+    if unknown:
+        listed = f"known are {', '.join(sorted(known))}" if known else "this takes none"
+        raise QueryInvalid({name[:60]: f"not a parameter here; {listed}" for name in unknown})
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    names = {field.alias for field in dependant.query_params}
+    return names.union(*(_query_names(inner) for inner in dependant.dependencies))
+
+
+async def _told(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, CostbearerError)
+    if error.http_status >= 500:
+        _log.error("%s [%s]", error.message, error.code)
+    return JSONResponse(error_document(error), status_code=error.http_status)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = {".".join(str(part) for part in fault["loc"][1:]) or "body": str(fault["msg"]) for fault in error.errors()}
+    query_only = all(fault["loc"][0] == "query" for fault in error.errors())
+    return await _told(request, QueryInvalid(faults) if query_only else FieldInvalid(faults))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return await _told(request, NotFound("there is nothing at this path; /openapi.json describes what there is"))
+    message = f"{request.method} is not for this path" if error.status_code == 405 else str(error.detail)
+    code = "method_not_allowed" if error.status_code == 405 else "bad_request"
+    body = {"error": {"code": code, "message": message}}
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+async def _unexpected(request: Request, _: Exception) -> JSONResponse:
+    """A defect of ours. The server's log has the trace; the caller gets only what finds it there."""
+    request_id = request.scope["state"]["request_id"]
+    _log.error("unexpected failure in request %s", request_id)
+    return JSONResponse(
+        {
+            "error": {
+                "code": "internal",
+                "message": f"an unexpected failure; the log names it with request {request_id}",
+            }
+        },
+        status_code=500,
+        # The framework answers this one outside of every layer, the guard too.
+        headers={name.decode(): value.decode() for name, value in ANSWER_HEADERS},
+    )

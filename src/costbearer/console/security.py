@@ -1,0 +1,205 @@
+"""What every request to the console passes before any route sees it: host, origin, administrator's token, and the
+headers of every answer.
+
+Deny by default: a path that is not listed as public needs the token. The decision is made on ``scope["path"]``, the
+same string that routes, never on an address put together from the Host header (the class of CVE-2026-48710).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import json
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from costbearer.errors import BodyTooLarge, CostbearerError, FieldInvalid, HeaderInvalid, RateLimited, Unauthorized
+
+BODY_BYTES_MAX = 1024 * 1024
+"""Administration is small; a larger body is refused by its stated length, or as it comes."""
+
+FAILURES_MAX = 20
+FAILURES_WINDOW_S = 60.0
+"""Wrong tokens from one address within the window, before that address is answered 429 until the window is over."""
+ADDRESSES_MAX = 10_000
+"""Addresses remembered for that; the oldest is forgotten first."""
+
+_LOOPBACK_NAMES = frozenset({"localhost", "localhost."})
+_WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared with, not bound to
+
+ANSWER_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+"""Set unless the route set its own."""
+
+
+def error_document(error: CostbearerError) -> dict[str, object]:
+    """The JSON body of every error: `{"error": {"code", "message", "fields"?}}`."""
+    body: dict[str, object] = {"code": error.code, "message": error.message}
+    if isinstance(error, FieldInvalid):
+        body["fields"] = error.fields
+    return {"error": body}
+
+
+class FailureLimit:
+    """Counts wrong tokens by address in windows of `FAILURES_WINDOW_S`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def wait_s(self, address: str) -> float:
+        """Seconds until this address is heard again; 0 where it is heard now."""
+        began, count = self._counts.get(address, (0.0, 0))
+        return max(0.0, began + FAILURES_WINDOW_S - self._clock()) if count >= FAILURES_MAX else 0.0
+
+    def failed(self, address: str) -> None:
+        now = self._clock()
+        began, count = self._counts.pop(address, (now, 0))
+        if now - began >= FAILURES_WINDOW_S:
+            began, count = now, 0
+        self._counts[address] = (began, count + 1)
+        if len(self._counts) > ADDRESSES_MAX:
+            self._counts.popitem(last=False)
+
+
+class Guard:
+    """The outermost layer. `hosts` are names the console answers to beside loopback; `public` paths need no token."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str,
+        hosts: Iterable[str] = (),
+        public: Iterable[str] = (),
+        body_bytes_max: int = BODY_BYTES_MAX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._token = hashlib.sha256(token.encode()).digest()
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._any_address = bool(self._hosts & _WILDCARDS)
+        self._public = frozenset(public)
+        self._body_bytes_max = body_bytes_max
+        self._failures = FailureLimit(clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        request_id = f"adm_{secrets.token_hex(8)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name.lower() for name, _ in message["headers"]}
+                added = [header for header in ANSWER_HEADERS if header[0] not in present]
+                added.append((b"x-costbearer-request-id", request_id.encode()))
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        try:
+            self._admit(scope)
+        except CostbearerError as error:
+            await _refuse(error, self._failures.wait_s(_address(scope)), answer)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._body_bytes_max:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, counted, answer)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is larger than {self._body_bytes_max} bytes")
+
+    def _admit(self, scope: Scope) -> None:
+        host = _single(scope, b"host")
+        if host is None or not self._known(host):
+            raise HeaderInvalid(
+                "the Host header must name this console once, as it was started (or localhost); "
+                "further names go into console.hosts"
+            )
+        origin = _single(scope, b"origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            raise HeaderInvalid("the Origin header names another site; only this console's own pages may call it")
+        length = _single(scope, b"content-length")
+        if length is not None and not (length.isdecimal() and int(length) <= self._body_bytes_max):
+            raise self._too_large()
+        if scope["path"] in self._public and scope["method"] in {"GET", "HEAD"}:
+            return
+        address = _address(scope)
+        if self._failures.wait_s(address):
+            raise RateLimited(f"too many wrong tokens from {address}; it is heard again within a minute")
+        scheme, _, given = (_single(scope, b"authorization") or "").partition(" ")
+        stated = hashlib.sha256(given.strip().encode("latin-1")).digest()
+        if scheme.lower() != "bearer" or not hmac.compare_digest(stated, self._token):
+            if given:
+                self._failures.failed(address)
+            raise Unauthorized(
+                "this needs the administrator's token as Authorization: Bearer; "
+                "it is in the file admin-token in the server's data directory"
+            )
+
+    def _known(self, host: str) -> bool:
+        """Loopback, a configured name, or, where the console listens on every address, any literal address: a page of
+        another site can make a browser send its own name here (DNS rebinding), but not a literal address of ours."""
+        try:
+            parts = urlsplit(f"//{host}")
+            name, port = (parts.hostname or "").lower(), parts.port
+        except ValueError:
+            return False
+        if not name or parts.path or parts.query or parts.fragment or "@" in host or port == 0:
+            return False
+        if name in _LOOPBACK_NAMES or name in self._hosts - _WILDCARDS:
+            return True
+        try:
+            literal = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return literal.is_loopback or self._any_address
+
+
+def _single(scope: Scope, name: bytes) -> str | None:
+    """The header's value; None where it is missing. Two are refused: which of them counts would be a guess."""
+    values = [value for key, value in scope["headers"] if key.lower() == name]
+    if len(values) > 1:
+        raise HeaderInvalid(f"the header {name.decode()} was sent {len(values)} times")
+    return str(values[0].decode("latin-1")) if values else None
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else "an unknown address"
+
+
+async def _refuse(error: CostbearerError, wait_s: float, send: Send) -> None:
+    body = json.dumps(error_document(error)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b'Bearer realm="costbearer"'))
+    if isinstance(error, RateLimited):
+        headers.append((b"retry-after", str(int(wait_s) + 1).encode()))
+    await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

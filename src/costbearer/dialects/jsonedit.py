@@ -1,0 +1,170 @@
+"""The members of a JSON object as bytes, and edits that leave every other byte as it was.
+
+A gateway that decodes a body and encodes it again changes what its caller wrote: the order of members, the spelling of
+numbers, white space. Here a member's value is never re-encoded; it is found, and cut out, replaced or put in.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import msgspec
+
+from costbearer.errors import BodyInvalid
+
+_GZIP = b"\x1f\x8b"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_HALF_A_PAIR = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}"')
+_KEY = re.compile(rb'[ \t\r\n,]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
+
+
+class _Name:
+    """A member's name that equals no other object, so that a dict of members keeps a name that comes twice."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _named(kind: type[_Name], text: str) -> _Name:
+    return kind(text)
+
+
+_DECODER = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_named)
+
+
+class Member(NamedTuple):
+    """One member of an object: `document[start:end]` is all of it, `document[value:end]` its value."""
+
+    name: str
+    start: int
+    value: int
+    end: int
+
+
+def members(document: bytes, where: str = "the request body") -> dict[str, msgspec.Raw]:
+    """The values of an object's members as they stand, by name (escapes in names resolved).
+
+    Raises:
+        BodyInvalid: not UTF-8, not JSON, cut off, not an object, nested too deep, or a name that comes twice: whoever
+            reads such a body next may take the other value.
+    """
+    named = _decode(document, where)
+    found = {name.text: value for name, value in named.items()}
+    if len(found) < len(named):
+        names = [name.text for name in named]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BodyInvalid(f"{where} has the member {twice[:60]!r} twice; send it once")
+    return found
+
+
+def locate(document: bytes, where: str = "the request body") -> list[Member]:
+    """Where each member stands, in the document's order. Raises `BodyInvalid` as `members` does."""
+    found: list[Member] = []
+    at = document.find(b"{") + 1
+    for name, value in members(document, where).items():
+        key = _KEY.match(document, at)
+        assert key is not None, "the decoder saw a member where none is"
+        at = key.end() + memoryview(value).nbytes
+        found.append(Member(name, key.start(1), key.end(), at))
+    return found
+
+
+class Revision:
+    """Changes to the members of one object; `text` gives it with them made and every other byte as it was.
+
+    Values are JSON text. Raises `BodyInvalid` as `members` does.
+    """
+
+    __slots__ = ("_document", "_inserted", "_members", "_removed", "_replaced")
+
+    def __init__(self, document: bytes, where: str = "the request body") -> None:
+        self._document = document
+        self._members = locate(document, where)
+        self._replaced: dict[str, bytes] = {}
+        self._removed: set[str] = set()
+        self._inserted: list[bytes] = []
+
+    def names(self) -> list[str]:
+        return [member.name for member in self._members]
+
+    def value(self, name: str) -> bytes | None:
+        """The value as it stood in the document."""
+        for member in self._members:
+            if member.name == name:
+                return self._document[member.value : member.end]
+        return None
+
+    def replace(self, name: str, value: bytes) -> None:
+        """Give a member another value; a member the object does not have changes nothing."""
+        self._replaced[name] = value
+
+    def remove(self, name: str) -> None:
+        """Take a member out; a member the object does not have changes nothing."""
+        self._removed.add(name)
+
+    def insert(self, name: str, value: bytes) -> None:
+        """Put a member in right after the first brace. It must not be there yet."""
+        self._inserted.append(msgspec.json.encode(name) + b":" + value)
+
+    def text(self) -> bytes:
+        document = self._document
+        previous = document.find(b"{") + 1
+        pieces = [document[:previous], b",".join(self._inserted)]
+        first = True
+        for name, start, value, end in self._members:
+            before, previous = document[previous:start], end
+            if name in self._removed:
+                continue
+            if first:
+                # The first member that stays brings no comma of its own.
+                before = (b"," if self._inserted else b"") + (b"" if b"," in before else before)
+                first = False
+            pieces += (before, document[start:value], self._replaced.get(name, document[value:end]))
+        pieces.append(document[previous:])
+        return b"".join(pieces)
+
+
+def prepend(document: bytes, name: str, value: bytes) -> bytes:
+    """The object with one member put in right after its first brace. The document is known to be an object."""
+    brace = document.find(b"{") + 1
+    comma = b"" if document[brace:].lstrip(b" \t\r\n").startswith(b"}") else b","
+    return b"".join((document[:brace], msgspec.json.encode(name), b":", value, comma, document[brace:]))
+
+
+def kind(value: msgspec.Raw) -> str:
+    """What a JSON value is, in words for an error message."""
+    words = {0x7B: "an object", 0x5B: "an array", 0x22: "a string", 0x74: "true", 0x66: "false", 0x6E: "null"}
+    return words.get(memoryview(value)[0], "a number")
+
+
+def _decode(document: bytes, where: str) -> dict[_Name, msgspec.Raw]:
+    if not document.isascii():
+        try:
+            document.decode()
+        except UnicodeDecodeError as fault:
+            hint = " (it looks like gzip: send it uncompressed)" if document.startswith(_GZIP) else ""
+            raise BodyInvalid(f"{where} is not UTF-8 at byte {fault.start}{hint}; send JSON in UTF-8") from None
+    try:
+        return _DECODER.decode(document)
+    except msgspec.ValidationError as fault:
+        raise BodyInvalid(f"{where} must be a JSON object: {fault}") from None
+    except msgspec.DecodeError as fault:
+        raise BodyInvalid(_fault(document, where, str(fault))) from None
+    except RecursionError:
+        raise BodyInvalid(f"{where} is nested too deep; flatten it") from None
+
+
+def _fault(document: bytes, where: str, fault: str) -> str:
+    if not document.strip(b" \t\r\n"):
+        return f"{where} is empty; send a JSON object"
+    if document.startswith(_BYTE_ORDER_MARK):
+        return f"{where} begins with a byte order mark; send plain UTF-8"
+    if "truncated" in fault and _HALF_A_PAIR.search(document):
+        # The decoder waits for the other half beyond the end of the document.
+        return f"{where} has half of a surrogate pair in a text; send valid Unicode"
+    if "truncated" in fault:
+        return f"{where} is cut off after {len(document)} bytes: its JSON does not end; send all of it"
+    return f"{where} is not JSON: {fault.removeprefix('JSON is malformed: ')}; NaN and Infinity are not JSON either"

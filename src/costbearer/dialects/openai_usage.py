@@ -1,0 +1,109 @@
+"""The billing rules of a chat completion's usage object, and the costs that some providers state in it. Pure.
+
+The rules are those of `openai_chat`; each provider's deviation is told by the counts themselves, never by its name.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from costbearer import money
+from costbearer.dialects import reply
+from costbearer.dialects.reply import Counts, Notes
+from costbearer.usage import Usage
+
+USD_PER_TICK = Decimal("1e-10")
+"""xAI's `cost_in_usd_ticks`: 10,000,000,000 ticks are one dollar (shown by two recorded bodies priced at list)."""
+
+TICKS_MAX = 10**30
+"""Beyond any amount of money; more is damage."""
+
+
+def read_usage(stated: dict[str, Any], notes: Notes) -> tuple[Usage, bool]:
+    """Inclusive counts of a chat usage object, and whether they can be relied on.
+
+    Parts that exceed their whole are kept as stated: `usage.leaves` refuses them.
+    """
+    counts = Counts(stated)
+    prompt, completion = counts.take("prompt_tokens"), counts.take("completion_tokens")
+    total = counts.take("total_tokens")
+    of_prompt, of_completion = counts.part("prompt_tokens_details"), counts.part("completion_tokens_details")
+    reasoning = of_completion.take("reasoning_tokens")
+    cached = of_prompt.take("cached_tokens")
+    for alias in ("prompt_cache_hit_tokens", "cached_tokens"):
+        if cached is None:
+            cached = counts.take(alias)
+    usage = Usage(
+        input_tokens=prompt,
+        output_tokens=_inclusive_output(prompt, completion, total, reasoning, notes),
+        cache_read_input_tokens=cached,
+        cache_creation_input_tokens=of_prompt.take("cache_write_tokens"),
+        reasoning_output_tokens=reasoning,
+        audio_input_tokens=of_prompt.take("audio_tokens"),
+        audio_output_tokens=of_completion.take("audio_tokens"),
+        web_search_requests=counts.part("server_tool_use_details").take("web_search_requests"),
+    )
+    if counts.faults:
+        notes.add("usage_malformed")
+    if usage.input_tokens is None or usage.output_tokens is None:
+        notes.add("usage_partial")
+        return usage, False
+    if usage.input_tokens == 0:
+        # No prompt is empty: whoever states none has lost it.
+        notes.add("input_zero")
+        return msgspec.structs.replace(usage, input_tokens=None), False
+    return usage, not counts.faults
+
+
+def _inclusive_output(
+    prompt: int | None, completion: int | None, total: int | None, reasoning: int | None, notes: Notes
+) -> int | None:
+    """Output with reasoning inside, from whatever the provider's total says of where it left it."""
+    if prompt is None or total is None or total < prompt:
+        if total is not None and prompt is not None:
+            notes.add("total_mismatch")
+        return completion
+    if completion is None:
+        notes.add("output_from_total")
+        return total - prompt
+    hidden = total - prompt - completion
+    if hidden == 0:
+        return completion
+    if hidden > 0 and hidden == reasoning:
+        notes.add("reasoning_outside_output")
+        return completion + hidden
+    if hidden > 0 and not reasoning:
+        notes.add("output_from_total")
+        return total - prompt
+    notes.add("total_mismatch")
+    return completion
+
+
+def read_cost(usage: dict[str, Any], notes: Notes) -> Decimal | None:
+    """What the provider says the call cost, None where it does not say.
+
+    xAI: `cost_in_usd_ticks`. OpenRouter: `cost`, and with `is_byok` true the cost at one's own provider on top of it,
+    which is then not inside (https://openrouter.ai/docs/guides/administration/usage-accounting). Perplexity: `cost` is
+    an object with `total_cost`.
+    """
+    ticks = usage.get("cost_in_usd_ticks")
+    stated = usage.get("cost")
+    if type(stated) is dict:
+        stated = stated.get("total_cost")
+    if ticks is None and stated is None:
+        return None
+    if ticks is not None:
+        cost = money.usd(money.times(ticks, USD_PER_TICK)) if type(ticks) is int and 0 <= ticks < TICKS_MAX else None
+    else:
+        cost = reply.amount(stated)
+        if cost is not None and usage.get("is_byok") is True:
+            notes.add("byok")
+            details = usage.get("cost_details")
+            upstream = reply.amount(details.get("upstream_inference_cost")) if type(details) is dict else None
+            cost = None if upstream is None else money.total((cost, upstream))
+    if cost is None:
+        notes.add("cost_unreadable")
+    return cost

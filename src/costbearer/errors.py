@@ -1,0 +1,203 @@
+"""The exception tree: every error a user can meet, with its machine code and HTTP status.
+
+::
+
+    CostbearerError
+    |-- CallRefused                 the gateway answers this to a caller, in the caller's dialect
+    |   |-- KeyMissing              key_missing           401
+    |   |-- KeyInvalid              key_invalid           401
+    |   |-- KeyExpired              key_expired           401
+    |   |-- KeyRevoked              key_revoked           401
+    |   |-- LabelMissing            field_missing         400
+    |   |-- TagMalformed            tag_malformed         400
+    |   |-- HeaderInvalid           header_invalid        400
+    |   |-- BodyInvalid             body_invalid          400
+    |   |-- BodyTooLarge            body_too_large        413
+    |   |-- ModelUnknown            model_unknown         404
+    |   |-- EndpointNotMetered      endpoint_not_metered  404
+    |   |-- RateLimited             rate_limited          429
+    |   |-- UpstreamFailed          upstream_failed       502
+    |   |-- UpstreamTimeout         upstream_timeout      504
+    |   |-- NotRecording            not_recording         503
+    |   `-- ShuttingDown            shutting_down         503
+    |-- FieldInvalid                field_missing         422   a form or command with faulty fields, all named at once
+    |   `-- QueryInvalid            query_invalid         400   a question to a report that cannot be asked
+    |-- NotFound                    not_found             404   no such key, entry, ...
+    |-- Conflict                    conflict              409   the thing is not in a state that allows this
+    |-- Unauthorized                unauthorized          401   the administration API without a valid token
+    |-- UsageInvalid                usage_invalid         422   counts that contradict their stated containment
+    |-- AmountInvalid               amount_invalid        422   text that is not an exact amount of money
+    |-- ConfigInvalid               config_invalid        -     a setting that cannot be used
+    |-- DataDirectoryBusy           data_directory_busy   -     another process owns this data directory
+    |-- JournalFailed               journal_failed        -     the journal cannot be written; the writer must stop
+    |-- StoreFailed                 store_failed          -     a store cannot be opened or does not hold
+    `-- RemoteFailed                remote_failed         -     a running server refused or could not be reached
+
+A message says what is wrong, where, and how to mend it. It never holds a key, a credential or an upstream's own text.
+"""
+
+from __future__ import annotations
+
+
+class CostbearerError(Exception):
+    """Base of every error that is meant for a person. `code` is stable; the message is not."""
+
+    code: str = "internal"
+    http_status: int = 500
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class CallRefused(CostbearerError):
+    """A call that the gateway answers itself."""
+
+    http_status = 400
+
+
+class KeyMissing(CallRefused):
+    code = "key_missing"
+    http_status = 401
+
+
+class KeyInvalid(CallRefused):
+    code = "key_invalid"
+    http_status = 401
+
+
+class KeyExpired(CallRefused):
+    code = "key_expired"
+    http_status = 401
+
+
+class KeyRevoked(CallRefused):
+    code = "key_revoked"
+    http_status = 401
+
+
+class LabelMissing(CallRefused):
+    """The key requires the caller to state fields that this call does not state."""
+
+    code = "field_missing"
+
+
+class TagMalformed(CallRefused):
+    code = "tag_malformed"
+
+
+class HeaderInvalid(CallRefused):
+    code = "header_invalid"
+
+
+class BodyInvalid(CallRefused):
+    code = "body_invalid"
+
+
+class BodyTooLarge(CallRefused):
+    code = "body_too_large"
+    http_status = 413
+
+
+class ModelUnknown(CallRefused):
+    code = "model_unknown"
+    http_status = 404
+
+
+class EndpointNotMetered(CallRefused):
+    code = "endpoint_not_metered"
+    http_status = 404
+
+
+class RateLimited(CallRefused):
+    code = "rate_limited"
+    http_status = 429
+
+
+class UpstreamFailed(CallRefused):
+    code = "upstream_failed"
+    http_status = 502
+
+
+class UpstreamTimeout(CallRefused):
+    code = "upstream_timeout"
+    http_status = 504
+
+
+class NotRecording(CallRefused):
+    code = "not_recording"
+    http_status = 503
+
+
+class ShuttingDown(CallRefused):
+    code = "shutting_down"
+    http_status = 503
+
+
+class FieldInvalid(CostbearerError):
+    """Every faulty field at once: `fields` maps the field's name to what is wrong with it."""
+
+    code = "field_missing"
+    http_status = 422
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {fault}" for name, fault in fields.items()))
+        self.fields = fields
+
+
+class QueryInvalid(FieldInvalid):
+    """A report's faulty parameters, all at once: an unknown dimension, an impossible period."""
+
+    code = "query_invalid"
+    http_status = 400
+
+
+class NotFound(CostbearerError):
+    code = "not_found"
+    http_status = 404
+
+
+class Conflict(CostbearerError):
+    code = "conflict"
+    http_status = 409
+
+
+class Unauthorized(CostbearerError):
+    code = "unauthorized"
+    http_status = 401
+
+
+class UsageInvalid(CostbearerError):
+    """Counts that cannot be; `subject` names the meter or the count at fault."""
+
+    code = "usage_invalid"
+    http_status = 422
+
+    def __init__(self, message: str, subject: str = "") -> None:
+        super().__init__(message)
+        self.subject = subject
+
+
+class AmountInvalid(CostbearerError):
+    code = "amount_invalid"
+    http_status = 422
+
+
+class ConfigInvalid(CostbearerError):
+    code = "config_invalid"
+
+
+class DataDirectoryBusy(CostbearerError):
+    code = "data_directory_busy"
+
+
+class JournalFailed(CostbearerError):
+    code = "journal_failed"
+
+
+class StoreFailed(CostbearerError):
+    code = "store_failed"
+
+
+class RemoteFailed(CostbearerError):
+    code = "remote_failed"

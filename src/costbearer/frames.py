@@ -1,0 +1,207 @@
+"""The journal's wire format: whole frames to bytes, bytes to frames and to what is wrong with them. No I/O.
+
+A frame is a header `>4sIQI` (magic, payload length, sequence, CRC-32) and a payload, the JSON of an `Opening`, `Intent`
+or `Outcome`. The CRC covers length, sequence and payload, so a flipped length is seen and not believed. JSON escapes
+control characters, and every header holds zero bytes: no text a caller can put into an entry looks like a frame.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import zlib
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from costbearer.errors import JournalFailed
+from costbearer.ledger import Entry
+
+MAGIC = b"CBJ1"
+_HEADER = struct.Struct(">4sIQI")
+_CHECKED = struct.Struct(">IQ")
+HEADER_BYTES = _HEADER.size
+PAYLOAD_BYTES_MAX = 1024 * 1024
+"""An entry is about 1 KiB; a length above this is damage to a reader and a fault of the caller to a writer."""
+
+DamageKind = Literal["torn_tail", "damaged", "gap", "chain"]
+SEQUENCE_MAX = 2**63 - 1
+"""The largest the ledger's columns hold; no journal gets near it."""
+Readable = bytes | bytearray | mmap.mmap
+
+
+class Opening(msgspec.Struct, tag="opening", frozen=True):
+    """The first frame of every segment. `previous_sha256` is the hash of the whole segment before it, or None."""
+
+    journal: str
+    segment: int
+    opened_at: datetime
+    writer: str
+    version: str
+    previous_sha256: str | None
+
+
+class Intent(msgspec.Struct, tag="intent", frozen=True):
+    """Written before a call is sent. `entry.sequence` is the sequence of this very frame."""
+
+    entry: Entry
+
+
+class Outcome(msgspec.Struct, tag="outcome", frozen=True):
+    """How a call ended: the whole entry again. `entry.sequence` is its intent's; the frame has one of its own."""
+
+    entry: Entry
+
+
+Frame = Opening | Intent | Outcome
+
+
+class FrameAt(msgspec.Struct, frozen=True, gc=False):
+    """A whole frame and where it stands: bytes `[offset, end)` of its segment."""
+
+    offset: int
+    end: int
+    sequence: int
+    frame: Frame
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """What does not hold of the bytes `[offset, end)` of a segment.
+
+    - `torn_tail`: the last bytes are no whole frame: a write that was cut off or, while the writer lives, is under way.
+    - `damaged`: bytes that are no frame with whole frames behind them, or a frame whose CRC holds but which cannot be
+      decoded; then `sequence` is that frame's.
+    - `gap`: a sequence that is missing, late or repeated.
+    - `chain`: a segment that is missing or does not follow the one before it.
+    """
+
+    offset: int
+    end: int
+    kind: DamageKind
+    detail: str
+    sequence: int | None = None
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Frame)
+
+
+def encode(frame: Frame, sequence: int, buffer: bytearray) -> None:
+    """Make `buffer` the bytes of the frame, header and payload; what it held before is gone.
+
+    Raises:
+        JournalFailed: the frame cannot be encoded, or its payload exceeds `PAYLOAD_BYTES_MAX`.
+    """
+    try:
+        _ENCODER.encode_into(frame, buffer, HEADER_BYTES)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        # The cause is cut off: an encoding error carries the text it failed on, and that may be private.
+        raise JournalFailed(f"frame {sequence} cannot be encoded ({type(error).__name__})") from None
+    length = len(buffer) - HEADER_BYTES
+    if length > PAYLOAD_BYTES_MAX:
+        raise JournalFailed(f"frame {sequence} has {length} bytes; at most {PAYLOAD_BYTES_MAX} are written")
+    check = zlib.crc32(memoryview(buffer)[HEADER_BYTES:], zlib.crc32(_CHECKED.pack(length, sequence)))
+    _HEADER.pack_into(buffer, 0, MAGIC, length, sequence, check)
+
+
+def read_frames(
+    data: Readable, offset: int = 0, expect: int | None = None, *, base: int = 0
+) -> Iterator[FrameAt | Damage]:
+    """Every whole frame from `offset` on, in file order, and everything that is wrong on the way.
+
+    Damaged bytes are skipped up to the next whole frame. A frame that comes late is reported and yielded; one whose
+    sequence was seen before is reported and left out, so no sequence is yielded twice.
+
+    Args:
+        data: a segment, or the part of it that begins at byte `base` of its file.
+        offset: where in `data` to begin; a frame's start.
+        expect: the sequence the first frame should have; None where it is not known.
+        base: added to the offsets that are yielded.
+    """
+    order = _Order(expect)
+    size = len(data)
+    position = offset
+    with memoryview(data) as view:
+        while position < size:
+            whole = _whole_frame(view, position, size)
+            damaged_from = position
+            if whole is None:
+                position, whole = _next_whole_frame(data, view, position, size)
+                if whole is None:
+                    detail = f"the last {size - damaged_from} bytes are no whole frame"
+                    yield Damage(base + damaged_from, base + size, "torn_tail", detail)
+                    return
+            end, sequence = whole
+            verdict, remark = order.take(sequence)
+            if damaged_from != position:
+                lost = remark if verdict == "gap" else "no sequence is missing"
+                detail = f"{position - damaged_from} bytes are no frame; {lost}"
+                yield Damage(base + damaged_from, base + position, "damaged", detail)
+            if verdict in {"late", "repeat"} or (verdict == "gap" and damaged_from == position):
+                yield Damage(base + position, base + (end if verdict == "repeat" else position), "gap", remark)
+            if verdict != "repeat":
+                yield _decoded(view, position, end, sequence, base)
+            position = end
+
+
+def _decoded(view: memoryview, position: int, end: int, sequence: int, base: int) -> FrameAt | Damage:
+    try:
+        frame = _DECODER.decode(view[position + HEADER_BYTES : end])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        # Its CRC holds, so its bounds do too: another version's frame, or a fault of the writer; never a torn tail.
+        detail = f"frame {sequence} is whole but cannot be decoded"
+        return Damage(base + position, base + end, "damaged", detail, sequence)
+    return FrameAt(base + position, base + end, sequence, frame)
+
+
+def _whole_frame(view: memoryview, position: int, size: int) -> tuple[int, int] | None:
+    """(end, sequence) of the frame at `position`, None where there is no whole one."""
+    body = position + HEADER_BYTES
+    if body > size:
+        return None
+    magic, length, sequence, check = _HEADER.unpack_from(view, position)
+    end = body + length
+    if magic != MAGIC or length > PAYLOAD_BYTES_MAX or end > size or not 0 < sequence <= SEQUENCE_MAX:
+        return None
+    if zlib.crc32(view[body:end], zlib.crc32(view[position + 4 : position + 16])) != check:
+        return None
+    return end, sequence
+
+
+def _next_whole_frame(data: Readable, view: memoryview, position: int, size: int) -> tuple[int, tuple[int, int] | None]:
+    while (position := data.find(MAGIC, position + 1)) != -1:
+        whole = _whole_frame(view, position, size)
+        if whole is not None:
+            return position, whole
+    return size, None
+
+
+class _Order:
+    """Which sequences have been seen, kept as the few ranges that have not."""
+
+    def __init__(self, expect: int | None) -> None:
+        self._next = expect
+        self._missing: list[tuple[int, int]] = []
+
+    def take(self, sequence: int) -> tuple[Literal["next", "gap", "late", "repeat"], str]:
+        if self._next is None:
+            # Reading began in the middle of a journal: anything lower that still turns up was not read before.
+            self._next = sequence
+            self._missing.append((1, sequence - 1))
+        if sequence == self._next:
+            self._next += 1
+            return "next", ""
+        if sequence > self._next:
+            first, last = self._next, sequence - 1
+            self._missing.append((first, last))
+            self._next = sequence + 1
+            one = f"sequence {first} is missing"
+            return "gap", one if first == last else f"sequences {first} to {last} are missing"
+        for index, (first, last) in enumerate(self._missing):
+            if first <= sequence <= last:
+                rest = [(first, sequence - 1), (sequence + 1, last)]
+                self._missing[index : index + 1] = [(low, high) for low, high in rest if low <= high]
+                return "late", f"sequence {sequence} comes after {self._next - 1}"
+        return "repeat", f"sequence {sequence} is there again and is left out"

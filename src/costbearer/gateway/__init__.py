@@ -1,0 +1,1 @@
+"""The gateway: authenticate, attribute, resolve, open, attempt, relay, close. `pipeline` reads in that order."""

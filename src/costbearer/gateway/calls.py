@@ -1,0 +1,138 @@
+"""One call: an attempt at one provider, from its intent in the journal to its outcome, exactly one of each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+from costbearer.attribution import Attribution, Bearer
+from costbearer.dialects.base import CallRequest, Dialect
+from costbearer.errors import JournalFailed
+from costbearer.gateway import settle
+from costbearer.gateway.edge import Wire
+from costbearer.gateway.resolve import Target
+from costbearer.gateway.settle import Ending
+from costbearer.gateway.upstream import Connection
+from costbearer.journal import JournalWriter, Outcome
+from costbearer.ledger import Entry, Status
+
+
+class Request(NamedTuple):
+    """What the caller asked for, attributed and resolved. It owns one or more calls."""
+
+    id: str
+    trace_id: str
+    dialect: Dialect
+    asked: CallRequest
+    headers: dict[str, str]
+    bearer: Bearer
+    attribution: Attribution
+    targets: tuple[Target, ...]
+    wire: Wire
+
+
+class Call:
+    """One attempt. Whoever holds it must close it; `abandon` closes what nobody else did."""
+
+    __slots__ = (
+        "_first_byte",
+        "_journal",
+        "_refused",
+        "_started",
+        "client_gone",
+        "closed",
+        "connection",
+        "header_cost",
+        "intent",
+        "provider_request_id",
+        "sequence",
+        "stopped",
+        "target",
+        "watcher",
+    )
+
+    def __init__(self, journal: JournalWriter, refused: list[Outcome], intent: Entry, target: Target) -> None:
+        """`refused` takes the outcome where the journal has no space for it now; the worker writes it later."""
+        self._journal = journal
+        self._refused = refused
+        self._started = time.monotonic()
+        self._first_byte: float | None = None
+        self.intent = intent
+        self.target = target
+        self.sequence = intent.sequence
+        self.connection: Connection | None = None
+        self.provider_request_id: str | None = None
+        self.header_cost: Decimal | None = None
+        self.client_gone = False
+        self.stopped = False
+        self.closed = False
+        self.watcher: asyncio.Task[None] | None = None
+
+    async def watch(self, request: Request) -> None:
+        """Wait for the caller to leave. A stream is then stopped: every further token would be wasted. A whole answer
+        is awaited, because the provider does the work either way and its exact cost comes with the end."""
+        await request.wire.client_disconnect()
+        if request.asked.stream:
+            self.leave()
+        else:
+            self.client_gone = True
+
+    def answered(self, provider_request_id: str | None) -> None:
+        """The head of the provider's reply is there."""
+        self._first_byte = time.monotonic()
+        self.provider_request_id = provider_request_id
+
+    def ending(self, status: Status, *, error_code: str | None = None) -> Ending:
+        """How the call ended, at this moment. A caller who is gone is said before anything else."""
+        connection = self.connection
+        first = self._first_byte
+        started = self.intent.started_at
+        return Ending(
+            status="cancelled" if self.client_gone else status,
+            # A clock that was set back must not make a call end before it began.
+            ended_at=max(datetime.now(UTC), started),
+            duration_ms=round((time.monotonic() - self._started) * 1000),
+            first_byte_ms=None if first is None else round((first - self._started) * 1000),
+            http_status=connection.status if connection is not None and first is not None else None,
+            error_code=error_code,
+            provider_request_id=self.provider_request_id,
+        )
+
+    def close(self, entry: Entry) -> Entry:
+        """Write the outcome.
+
+        Raises:
+            JournalFailed: it is not written. On a full disk it waits in `refused`; if it never can be written, the
+                intent stands and is posted as unknown.
+        """
+        assert not self.closed, "a call has one outcome"
+        self.closed = True
+        outcome = Outcome(entry=entry)
+        try:
+            self.sequence = self._journal.append(outcome)
+        except JournalFailed:
+            self._refused.append(outcome)
+            raise
+        return entry
+
+    def abandon(self, reason: str) -> None:
+        """Close as unknown what was left open, and drop the connection so that the provider stops."""
+        if self.connection is not None:
+            self.connection.abort()
+        if not self.closed:
+            self.close(settle.unknown(self.intent, self.ending("unknown", error_code=reason), reason))
+
+    def leave(self) -> None:
+        """The caller has gone: nothing more is worth generating."""
+        self.client_gone = True
+        if self.connection is not None:
+            self.connection.abort()
+
+    def stop(self) -> None:
+        """The gateway stops before the call has ended."""
+        self.stopped = True
+        if self.connection is not None:
+            self.connection.abort()

@@ -1,0 +1,94 @@
+"""One request, one way through. Read top to bottom: this is what happens to every call.
+
+authenticate -> read -> attribute -> resolve -> (open -> attempt)... -> relay -> close
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from costbearer.attribution import Said, attribute
+from costbearer.errors import CallRefused, EndpointNotMetered, JournalFailed, NotRecording, ShuttingDown
+from costbearer.gateway import edge, replies
+from costbearer.gateway.attempts import attempt
+from costbearer.gateway.calls import Request
+from costbearer.gateway.endpoints import ENDPOINTS, HEALTH_PATHS, Endpoint, metered_paths
+from costbearer.gateway.relay import relay
+from costbearer.gateway.worker import Worker, new_request_id
+
+log = logging.getLogger("costbearer.gateway")
+
+
+async def serve(worker: Worker, scope: edge.Scope, wire: edge.Wire) -> None:
+    """Answer one HTTP request. Every error a caller can meet leaves here in the caller's dialect."""
+    if scope.path in HEALTH_PATHS:
+        replies.health(wire, {"alive": True} if scope.path == "/healthz" else worker.state())
+        return
+    request_id = new_request_id()
+    endpoint = ENDPOINTS.get((scope.method, scope.path))
+    dialect = worker.dialects[endpoint.dialect if endpoint else _likely_dialect(scope.path)]
+    client = scope.client.rpartition(":")[0]
+    entered = False
+    try:
+        if endpoint is None:
+            raise EndpointNotMetered(f"{scope.method} {scope.path[:100]} is not metered; metered are {metered_paths()}")
+        worker.enter(client)
+        entered = True
+        await _call(worker, scope, wire, endpoint, request_id)
+    except CallRefused as refused:
+        replies.refuse(wire, dialect, refused, request_id)
+    except JournalFailed as failed:
+        # An outcome was refused. Its intent stands, so the call is not lost; but nothing more may be promised.
+        log.error("request %s: outcome refused: %s", request_id, failed.message)
+        replies.refuse(wire, dialect, NotRecording("the gateway cannot record this call"), request_id)
+    finally:
+        if entered:
+            worker.leave(client)
+
+
+async def _call(worker: Worker, scope: edge.Scope, wire: edge.Wire, endpoint: Endpoint, request_id: str) -> None:
+    if worker.draining:
+        raise ShuttingDown("the gateway is shutting down; send the request again")
+    headers = edge.read_headers(scope)
+    now = datetime.now(UTC)
+    record = worker.keyring.authenticate(edge.credential(headers), now)
+    bearer = worker.bearer(record, now)
+
+    if endpoint.operation is None:
+        anthropic = "anthropic-version" in headers
+        names = worker.resolver.models("anthropic" if anthropic else "openai")
+        replies.models(wire, names, anthropic=anthropic, request_id=request_id)
+        return
+
+    body = await edge.read_body(headers, wire, bytes_max=worker.body_bytes_max, timeout_s=worker.body_timeout_s)
+    dialect = worker.dialects[endpoint.dialect]
+    asked = dialect.read(endpoint.operation, body)
+    attribution = attribute(
+        bearer,
+        Said(
+            tags_header=headers.get("x-costbearer-tags"),
+            body_tags=asked.tags,
+            baggage=headers.get("baggage"),
+            traceparent=headers.get("traceparent"),
+        ),
+        worker.hasher,
+    )
+    targets = worker.resolver.targets(asked.model, endpoint.dialect)
+    request = Request(
+        id=request_id,
+        trace_id=attribution.trace_id or request_id.removeprefix("req_").rjust(32, "0"),
+        dialect=dialect,
+        asked=asked,
+        headers=headers,
+        bearer=bearer,
+        attribution=attribution,
+        targets=targets,
+        wire=wire,
+    )
+    call = await attempt(worker, request)
+    await relay(worker, request, call)
+
+
+def _likely_dialect(path: str) -> str:
+    return "anthropic" if path.startswith("/v1/messages") else "openai"

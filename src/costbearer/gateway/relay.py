@@ -1,0 +1,170 @@
+"""The way back: the provider's reply to the caller as it comes, its usage read on the way, the outcome written first.
+
+The outcome is in the journal before the last byte leaves. A stream's end marker is therefore held until the provider's
+body has ended (or `TRAILING_S` have passed: what follows an end marker is not worth a caller's wait).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from costbearer import money
+from costbearer.dialects.base import ReplyReader
+from costbearer.errors import ShuttingDown, UpstreamFailed, UpstreamTimeout
+from costbearer.gateway import settle
+from costbearer.gateway.attempts import TIMEOUTS, no_reply
+from costbearer.gateway.calls import Call, Request
+from costbearer.gateway.replies import BASIS, COST, REQUEST_ID, TRACE_ID
+from costbearer.gateway.upstream import Connection, ReplyBroken
+from costbearer.gateway.worker import Worker
+from costbearer.ledger import Status
+
+TRAILING_S = 1.0
+
+_OURS = frozenset({401, 407})
+"""Statuses that speak of the gateway's own credential; their text is not for callers."""
+
+
+async def relay(worker: Worker, request: Request, call: Call) -> None:
+    """Give the caller the provider's answer and close the call.
+
+    Raises:
+        CallRefused: the answer cannot be relayed; nothing has been sent to the caller yet and the call is closed.
+    """
+    connection = call.connection
+    assert connection is not None
+    status = connection.status
+    try:
+        if not 200 <= status < 300:
+            await _relay_refusal(request, call, connection)
+        elif connection.headers.get("content-type", "").startswith("text/event-stream"):
+            await _relay_stream(worker, request, call, connection)
+        else:
+            await _relay_whole(worker, request, call, connection)
+    except BaseException:
+        worker.done(call, abandoned="gateway_fault")
+        raise
+    worker.done(call)
+
+
+async def _relay_refusal(request: Request, call: Call, connection: Connection) -> None:
+    """A status other than 2xx: not billed, and given to the caller as the provider wrote it."""
+    name = call.target.provider.name
+    try:
+        body = await connection.whole()
+    except ReplyBroken:
+        body = b""
+    call.close(settle.not_billed(call.intent, call.ending("error", error_code="provider_status")))
+    if connection.status in _OURS:
+        raise UpstreamFailed(
+            f"{name} refused the gateway's own credential (status {connection.status}); tell its operator"
+        )
+    if connection.status < 400:
+        raise UpstreamFailed(
+            f"{name} answered with a redirect (status {connection.status}); redirects are not followed"
+        )
+    request.wire.response_bytes(connection.status, _headers(request, connection), body)
+
+
+async def _relay_whole(worker: Worker, request: Request, call: Call, connection: Connection) -> None:
+    try:
+        body = await connection.whole()
+    except ReplyBroken as broken:
+        raise no_reply(call, broken) from None
+    reading = request.dialect.whole(request.asked, body)
+    entry = call.close(
+        settle.read(
+            call.intent,
+            call.ending("ok"),
+            reading,
+            request.asked,
+            worker.book,
+            price_provider=call.target.provider.price_provider,
+            header_cost=call.header_cost,
+        )
+    )
+    await worker.recorded(call)
+    if "body_not_json" in reading.notes:
+        raise UpstreamFailed(
+            f"{call.target.provider.name} answered {connection.status} with something that is not JSON"
+        )
+    headers = _headers(request, connection)
+    if entry.cost_usd is not None:
+        headers.append((COST, money.text(entry.cost_usd)))
+    headers.append((BASIS, entry.basis))
+    request.wire.response_bytes(connection.status, headers, body)
+
+
+async def _relay_stream(worker: Worker, request: Request, call: Call, connection: Connection) -> None:
+    reader = request.dialect.stream_reader(request.asked)
+    transport = request.wire.response_stream(connection.status, _headers(request, connection))
+    held = bytearray()
+    broken: ReplyBroken | None = None
+    try:
+        await _pass_on(reader, transport, connection, held)
+    except ReplyBroken as error:
+        # An end marker that has passed makes the reply whole, however its connection then ended.
+        broken = None if reader.ended else error
+    except RuntimeError:
+        # Granian's RSGIProtocolClosed: the caller has gone.
+        call.leave()
+    _close_stream(worker, request, call, reader, broken)
+    await worker.recorded(call)
+    if call.client_gone:
+        return
+    # Half an event in front of an error event would make both unreadable.
+    rest = reader.rest()
+    held += rest if broken is None else request.dialect.error_event(_said(call, broken), request.id)
+    if held:
+        try:
+            await transport.send_bytes(bytes(held))
+        except RuntimeError:
+            # The caller left after the outcome was written; the provider had done the whole work by then.
+            return
+
+
+async def _pass_on(reader: ReplyReader, transport: Any, connection: Connection, held: bytearray) -> None:
+    """Relay until the body ends; what must wait for the outcome is gathered in `held`."""
+    while (chunk := await connection.chunk()) is not None:
+        seen = reader.feed(chunk)
+        if reader.ended:
+            held += seen
+            if connection.at_end():
+                break
+            connection.hurry(TRAILING_S)
+        elif seen:
+            await transport.send_bytes(seen)
+
+
+def _close_stream(
+    worker: Worker, request: Request, call: Call, reader: ReplyReader, broken: ReplyBroken | None
+) -> None:
+    status: Status = "ok" if broken is None else "error"
+    call.close(
+        settle.read(
+            call.intent,
+            call.ending(status, error_code=broken.kind if broken is not None and not call.client_gone else None),
+            reader.reading(),
+            request.asked,
+            worker.book,
+            price_provider=call.target.provider.price_provider,
+            header_cost=None,
+        )
+    )
+
+
+def _said(call: Call, broken: ReplyBroken) -> UpstreamFailed | UpstreamTimeout | ShuttingDown:
+    name = call.target.provider.name
+    if call.stopped:
+        return ShuttingDown("the gateway is shutting down; the answer ends here")
+    if broken.kind in TIMEOUTS:
+        return UpstreamTimeout(f"{name} stopped sending; the answer ends here")
+    return UpstreamFailed(f"the connection to {name} broke; the answer ends here")
+
+
+def _headers(request: Request, connection: Connection) -> list[tuple[str, str]]:
+    relayed = request.dialect.relayed_headers
+    headers = [(name, value) for name, value in connection.headers.items() if name in relayed]
+    headers.append((REQUEST_ID, request.id))
+    headers.append((TRACE_ID, request.trace_id))
+    return headers

@@ -1,0 +1,109 @@
+"""The gateway as processes: Granian's supervisor and its workers, each with a journal of its own.
+
+Granian parses HTTP (RSGI, HTTP/1.1 in the clear), supervises and respawns; this module gives it what it lacks: a drain
+with a bound, a kill timeout above it, and workers that do not outlive their parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import gc
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
+
+from costbearer.config import Config
+from costbearer.gateway import pipeline
+from costbearer.gateway.edge import Scope, Wire
+from costbearer.gateway.worker import Worker
+
+KILL_AFTER_DRAIN_S = 5
+"""What a worker may take beyond its drain before its supervisor kills it."""
+HEADER_TIMEOUT_MS = 15_000
+_PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger("costbearer.gateway")
+
+MakeWorker = Callable[[Config, asyncio.AbstractEventLoop], Worker]
+
+
+class App:
+    """What Granian calls: `__rsgi_init__` once per worker, `__rsgi__` per request, `__rsgi_del__` at the end."""
+
+    def __init__(self, config: Config, make: MakeWorker) -> None:
+        self._config = config
+        self._make = make
+        self._worker: Worker | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        die_with_parent()
+        worker = self._worker = self._make(self._config, loop)
+
+        async def begin() -> None:
+            worker.start()
+
+        loop.run_until_complete(begin())
+        # Granian's own SIGTERM ends the worker as soon as its calls are done, however long that takes; ours drains
+        # within a bound first and then hands over by SIGINT, which Granian treats the same way.
+        loop.add_signal_handler(signal.SIGTERM, self._terminate, loop)
+        # What was made at start lives as long as the worker: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+
+    async def __rsgi__(self, scope: Scope, wire: Wire) -> None:
+        assert self._worker is not None
+        await pipeline.serve(self._worker, scope, wire)
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._worker is not None:
+            loop.run_until_complete(self._worker.close())
+
+    def _terminate(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._stopping is None:
+            self._stopping = loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        assert self._worker is not None
+        await self._worker.drain(self._config.number("gateway.drain_timeout_s"))
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent dies: an orphan would go on serving beside its successor."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(config: Config, make: MakeWorker) -> None:
+    """Serve until SIGTERM or SIGINT. Blocks."""
+    server = Granian(
+        "costbearer",
+        address=config.text("gateway.host"),
+        port=config.integer("gateway.port"),
+        interface=Interfaces.RSGI,
+        workers=config.integer("gateway.workers"),
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        websockets=False,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
+        log_access=False,
+        respawn_failed_workers=True,
+        workers_kill_timeout=int(config.number("gateway.drain_timeout_s")) + KILL_AFTER_DRAIN_S,
+        process_name=None,
+    )
+    server.serve(target_loader=functools.partial(_app, config, make), wrap_loader=False)
+
+
+def _app(config: Config, make: MakeWorker, *_: Any) -> App:
+    return App(config, make)

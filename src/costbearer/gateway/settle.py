@@ -1,0 +1,174 @@
+"""From what was learned of a call to its entry: rate, or estimate, or say that it is unknown. Pure.
+
+Every function takes the intent's entry and gives the outcome's. The rules, in the order in which they are tried:
+
+=====================================  ==============  =====================================================
+what happened                          basis           cost
+=====================================  ==============  =====================================================
+no byte was sent                       metered         0
+the provider refused (not 2xx)         metered         0: providers do not bill refused requests
+a free operation (count_tokens)        metered         0
+the provider stated the cost           provider_cost   as stated; ours beside it
+the provider stated the usage          metered         rated by the card of that day
+usage stated, but no card for it       unknown         bound of the intent
+a stream that was cut, or no usage     estimated       what was stated, and bytes / `BYTES_PER_TOKEN` for the rest
+nothing can be said                    unknown         bound of the intent
+=====================================  ==============  =====================================================
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from costbearer import money
+from costbearer.dialects.base import CallRequest, Reading
+from costbearer.ledger import Entry, Status
+from costbearer.prices import Context, PriceBook
+from costbearer.rating import Rating, rate, with_provider_cost
+from costbearer.usage import Usage, Work, combined, estimated_tokens
+
+FREE_OPERATIONS = frozenset({"count_tokens"})
+"""Operations that their provider states to be free of charge (Anthropic: token counting)."""
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call ended, as the gateway saw it."""
+
+    status: Status
+    ended_at: datetime
+    duration_ms: int
+    first_byte_ms: int | None = None
+    http_status: int | None = None
+    error_code: str | None = None
+    provider_request_id: str | None = None
+    reason: str | None = None
+
+
+def not_billed(intent: Entry, ending: Ending, *, notes: tuple[str, ...] = ()) -> Entry:
+    """The outcome of a call that cost nothing: not sent, refused by the provider, or free by its rules."""
+    return _close(
+        intent,
+        ending,
+        cost_usd=money.ZERO,
+        list_cost_usd=money.ZERO,
+        effective_cost_usd=money.ZERO,
+        computed_cost_usd=money.ZERO,
+        basis="metered",
+        notes=intent.notes + notes,
+    )
+
+
+def unknown(intent: Entry, ending: Ending, reason: str, *, notes: tuple[str, ...] = (), **learned: Any) -> Entry:
+    """The outcome of a call whose cost cannot be said; the intent's bound stands."""
+    return _close(intent, ending, basis="unknown", reason_unknown=reason, notes=intent.notes + notes, **learned)
+
+
+def read(
+    intent: Entry,
+    ending: Ending,
+    reading: Reading,
+    request: CallRequest,
+    book: PriceBook,
+    *,
+    price_provider: str,
+    header_cost: Decimal | None = None,
+) -> Entry:
+    """The outcome of a call with a reply of status 2xx, whole or cut."""
+    learned: dict[str, Any] = {
+        "response_model": reading.response_model,
+        "provider_response_id": reading.response_id,
+        "tier": reading.tier or intent.tier,
+        "region": reading.geo or intent.region,
+    }
+    if reading.error_code is not None and ending.error_code is None:
+        ending = msgspec.structs.replace(ending, status="error", error_code=reading.error_code)
+    if request.operation in FREE_OPERATIONS:
+        usage = combined(part.usage for part in reading.work)
+        free = not_billed(intent, ending, notes=reading.notes)
+        return msgspec.structs.replace(free, usage=usage, response_model=reading.response_model)
+
+    context = Context(tier=reading.tier, speed=reading.speed, geo=reading.geo)
+    stated = header_cost if header_cost is not None else reading.provider_cost_usd
+    work, basis, notes = reading.work, "metered", reading.notes
+    if not reading.complete:
+        if stated is None and not _readable(reading):
+            reason = "reply_unreadable" if "body_not_json" in reading.notes else "usage_absent"
+            return unknown(intent, ending, reason, notes=notes, **learned)
+        work, basis, notes = _estimate(intent, reading, request), "estimated", (*notes, "estimated_from_bytes")
+    learned["usage"] = combined(part.usage for part in work)
+
+    rating = rate(price_provider, work, context, intent.started_at, book)
+    if stated is not None:
+        final = with_provider_cost(rating, stated)
+        return _priced(
+            intent, ending, final, "provider_cost", notes=notes, computed=rating.cost_usd, stated=stated, **learned
+        )
+    if rating.cost_usd is None:
+        return unknown(intent, ending, rating.reason or "unrated", notes=notes, **learned)
+    return _priced(intent, ending, rating, basis, notes=notes, computed=rating.cost_usd, stated=None, **learned)
+
+
+def _readable(reading: Reading) -> bool:
+    """Was anything seen from which an estimate can be made?"""
+    return bool(reading.generated_bytes or reading.work or reading.response_id)
+
+
+def _estimate(intent: Entry, reading: Reading, request: CallRequest) -> tuple[Work, ...]:
+    """What was stated, and for what was not: bytes of the request and of the generated text over the documented ratio.
+
+    A stated output count of a cut reply is a count so far: the larger of it and the estimate holds.
+    """
+    model = reading.response_model or intent.request_model or request.model
+    output = estimated_tokens(reading.generated_bytes)
+    if not reading.work:
+        return (Work(model=model, usage=Usage(input_tokens=estimated_tokens(len(request.body)), output_tokens=output)),)
+    first, *others = reading.work
+    counts = first.usage
+    if counts.input_tokens is None:
+        counts = msgspec.structs.replace(counts, input_tokens=estimated_tokens(len(request.body)))
+    counts = msgspec.structs.replace(counts, output_tokens=max(output, counts.output_tokens or 0))
+    return (msgspec.structs.replace(first, usage=counts), *others)
+
+
+def _priced(
+    intent: Entry,
+    ending: Ending,
+    rating: Rating,
+    basis: str,
+    *,
+    notes: tuple[str, ...],
+    computed: Decimal | None,
+    stated: Decimal | None,
+    **learned: Any,
+) -> Entry:
+    return _close(
+        intent,
+        ending,
+        charges=rating.charges,
+        cost_usd=rating.cost_usd,
+        list_cost_usd=money.total(charge.list_cost_usd for charge in rating.charges),
+        effective_cost_usd=rating.cost_usd,
+        computed_cost_usd=computed,
+        provider_cost_usd=stated,
+        basis=basis,
+        notes=intent.notes + notes,
+        **learned,
+    )
+
+
+def _close(intent: Entry, ending: Ending, **learned: Any) -> Entry:
+    return msgspec.structs.replace(
+        intent,
+        status=ending.status,
+        ended_at=ending.ended_at,
+        duration_ms=ending.duration_ms,
+        first_byte_ms=ending.first_byte_ms,
+        http_status=ending.http_status,
+        error_code=ending.error_code,
+        provider_request_id=ending.provider_request_id,
+        **{"reason_unknown": None, **learned},
+    )

@@ -1,0 +1,375 @@
+"""The provider's side of a call: a pool of kept connections on httptools and the event loop's own TLS.
+
+One `Pool` serves one provider. A connection carries one request at a time, HTTP/1.1, no pipelining and no redirects:
+where a request goes is decided by configuration alone. What can go wrong is told apart by one question that money
+depends on: may the provider have seen the request? `ConnectFailed` says that no byte was sent; `ReplyBroken` that some
+may have been.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+REPLY_HEADER_BYTES_MAX = 64 * 1024
+REPLY_HEADERS_MAX = 200
+BUFFER_BYTES_MAX = 256 * 1024
+"""Reading from the provider pauses while the caller has this much still to take."""
+SWEEP_INTERVAL_S = 0.25
+"""How often deadlines are looked at: a timeout is kept to within this, without a timer per call."""
+
+BrokenKind = Literal["reset", "cut_off", "first_byte_timeout", "idle_timeout", "protocol", "too_large"]
+
+
+class ConnectFailed(Exception):
+    """No connection could be made: no byte of the request was sent."""
+
+
+class ReplyBroken(Exception):
+    """The request may have been seen, and its reply did not come whole. `kind` says how it ended."""
+
+    def __init__(self, kind: BrokenKind) -> None:
+        super().__init__(kind)
+        self.kind: BrokenKind = kind
+
+
+class Limits:
+    """Times in seconds and counts that hold for one pool."""
+
+    __slots__ = ("connect_s", "connections_max", "first_byte_s", "idle_s", "keep_alive_s", "reply_bytes_max")
+
+    def __init__(
+        self,
+        *,
+        connect_s: float,
+        first_byte_s: float,
+        idle_s: float,
+        keep_alive_s: float,
+        connections_max: int,
+        reply_bytes_max: int,
+    ) -> None:
+        self.connect_s = connect_s
+        self.first_byte_s = first_byte_s
+        self.idle_s = idle_s
+        self.keep_alive_s = keep_alive_s
+        self.connections_max = connections_max
+        self.reply_bytes_max = reply_bytes_max
+
+
+class Connection(asyncio.Protocol):
+    """One connection and the reply that is being read from it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+        self._loop = loop
+        self._limits = limits
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._pieces: deque[bytes] = deque()
+        self._buffered = 0
+        self._header_bytes = 0
+        self._paused = False
+        self._broken: BrokenKind | None = None
+        self._until_close = False
+        self._keep_alive = False
+        self.closed = False
+        self.busy = False
+        self.deadline = 0.0
+        self.deadline_kind: BrokenKind = "first_byte_timeout"
+        self.idle_since = 0.0
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.has_head = False
+        self.complete = False
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.busy:
+            # Bytes nobody asked for: whatever they are, this connection's framing can no longer be trusted.
+            self._break("protocol")
+            return
+        self.deadline = self._loop.time() + self._limits.idle_s
+        self.deadline_kind = "idle_timeout"
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._break("protocol")
+            return
+        if not self.has_head:
+            self._header_bytes += len(data)
+            if self._header_bytes > REPLY_HEADER_BYTES_MAX:
+                self._break("protocol")
+                return
+        if self._buffered > BUFFER_BYTES_MAX and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self.busy and not self.complete:
+            if self.has_head and self._until_close and exc is None:
+                self.complete = True
+            elif self._broken is None:
+                self._broken = "reset" if exc is not None else "cut_off"
+        self._wake()
+
+    # -- httptools callbacks
+
+    def on_status(self, status: bytes) -> None:
+        """The reason phrase is of no use; the number is read when the head is whole."""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= REPLY_HEADERS_MAX:
+            raise httptools.HttpParserError("too many headers")
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self.headers.clear()
+            return
+        self.status = status
+        self.has_head = True
+        self._until_close = "content-length" not in self.headers and "transfer-encoding" not in self.headers
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        if self.has_head:
+            self.complete = True
+            # The parser knows this only here; afterwards it speaks of the next message.
+            self._keep_alive = bool(self._parser.should_keep_alive())
+
+    # -- one request and its reply
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Write one request. After this the provider may have seen it."""
+        if self._transport is None:
+            raise ConnectFailed("not connected")
+        self.busy = True
+        self.deadline = self._loop.time() + self._limits.first_byte_s
+        self.deadline_kind = "first_byte_timeout"
+        if len(body) < 16384:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+
+    async def head(self) -> None:
+        """Wait until status and headers are there.
+
+        Raises:
+            ReplyBroken: the connection ended or stalled before that.
+        """
+        while not self.has_head:
+            if self._broken is not None:
+                raise ReplyBroken(self._broken)
+            await self._wait()
+
+    async def chunk(self) -> bytes | None:
+        """The next bytes of the body as they came, or None at its end.
+
+        Raises:
+            ReplyBroken: the body ended or stalled before it was whole; what came before was given out.
+        """
+        while not self._pieces:
+            if self.complete:
+                return None
+            if self._broken is not None:
+                raise ReplyBroken(self._broken)
+            await self._wait()
+        if len(self._pieces) == 1:
+            data = self._pieces.popleft()
+        else:
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+        self._buffered = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    def at_end(self) -> bool:
+        """Is the body whole and given out?"""
+        return self.complete and not self._pieces
+
+    async def whole(self) -> bytes:
+        """The whole body of a reply that is not a stream.
+
+        Raises:
+            ReplyBroken: cut off, stalled, or larger than `gateway.reply_bytes_max`.
+        """
+        if self.complete and len(self._pieces) == 1:
+            return self._pieces.popleft()
+        parts: list[bytes] = []
+        size = 0
+        while (piece := await self.chunk()) is not None:
+            parts.append(piece)
+            size += len(piece)
+            if size > self._limits.reply_bytes_max:
+                self.abort()
+                raise ReplyBroken("too_large")
+        return b"".join(parts)
+
+    def reusable(self) -> bool:
+        """May another request follow on this connection?"""
+        return (
+            not self.closed
+            and self._broken is None
+            and self.complete
+            and not self._pieces
+            and not self._until_close
+            and self._keep_alive
+            and self._transport is not None
+            and not self._transport.is_closing()
+        )
+
+    def reset(self) -> None:
+        """Make ready for the next request on the same connection."""
+        self._parser = httptools.HttpResponseParser(self)
+        self.busy = False
+        self.status = 0
+        self.headers = {}
+        self.has_head = False
+        self.complete = False
+        self._keep_alive = False
+        self._header_bytes = 0
+        self._buffered = 0
+
+    def abort(self) -> None:
+        """Drop the connection at once, so that the provider stops generating (closing would drain it first)."""
+        if self._transport is not None and not self.closed:
+            self._transport.abort()
+
+    def hurry(self, seconds: float) -> None:
+        """The end of the reply has been seen; give its connection only so long to say so too."""
+        self.deadline = min(self.deadline, self._loop.time() + seconds)
+
+    def expire(self, now: float) -> None:
+        """Give up if the deadline has passed. While a reply waits for its caller, the delay is not the provider's."""
+        if self.busy and not self.complete and not self._paused and now > self.deadline:
+            self._break(self.deadline_kind)
+
+    def _break(self, kind: BrokenKind) -> None:
+        if self._broken is None:
+            self._broken = kind
+        self.abort()
+        self._wake()
+
+    async def _wait(self) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Pool:
+    """The connections to one provider. `base_url` may have a path, which heads every request's path."""
+
+    def __init__(self, base_url: str, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        parts = urlsplit(base_url)
+        self._host = parts.hostname or ""
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._tls else 80)
+        default_port = 443 if self._tls else 80
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        self.host_header = shown if self._port == default_port else f"{shown}:{self._port}"
+        self.path = parts.path.rstrip("/")
+        self._limits = limits
+        self._loop = loop
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+        self._room = asyncio.Semaphore(limits.connections_max)
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def acquire(self) -> Connection:
+        """An idle connection, the most recently used first, or a new one.
+
+        Raises:
+            ConnectFailed: refused, unreachable, TLS failed, or not in time.
+        """
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+            self._forget(connection)
+        await self._room.acquire()
+        try:
+            async with asyncio.timeout(self._limits.connect_s):
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(self._loop, self._limits),
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls else None,
+                )
+        except (OSError, TimeoutError, ssl.SSLError) as error:
+            self._room.release()
+            raise ConnectFailed(type(error).__name__) from error
+        except BaseException:
+            self._room.release()
+            raise
+        self._all.add(connection)
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Give a connection back: kept if its reply was read to the end, dropped otherwise."""
+        if connection.reusable():
+            connection.reset()
+            connection.idle_since = self._loop.time()
+            self._idle.append(connection)
+            return
+        connection.abort()
+        self._forget(connection)
+
+    def close(self) -> None:
+        """Drop every connection."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for connection in list(self._all):
+            connection.abort()
+            self._forget(connection)
+        self._idle.clear()
+
+    def _forget(self, connection: Connection) -> None:
+        if connection in self._all:
+            self._all.discard(connection)
+            self._room.release()
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for connection in list(self._all):
+            connection.expire(now)
+        oldest = now - self._limits.keep_alive_s
+        kept: list[Connection] = []
+        for connection in self._idle:
+            if connection.closed or connection.idle_since < oldest:
+                connection.abort()
+                self._forget(connection)
+            else:
+                kept.append(connection)
+        self._idle = kept
+        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)

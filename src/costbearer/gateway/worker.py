@@ -1,0 +1,319 @@
+"""What one worker process holds: its journal, its keys in memory, prices, connections, and the calls in flight.
+
+The hot path waits for no database: keys are a snapshot that is replaced when the control store's revision moves, and
+while the store cannot be read the last snapshot holds for `control.stale_max_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from costbearer.attribution import Bearer, Hasher
+from costbearer.config import Config, Provider
+from costbearer.dialects.base import CallRequest, Dialect
+from costbearer.errors import CostbearerError, JournalFailed, NotRecording, RateLimited
+from costbearer.gateway.calls import Call, Request
+from costbearer.gateway.resolve import Resolver, Target
+from costbearer.gateway.settle import FREE_OPERATIONS
+from costbearer.gateway.upstream import Limits, Pool
+from costbearer.journal import GroupCommit, Intent, JournalWriter, Outcome
+from costbearer.keys import KeyRecord, KeyRing
+from costbearer.ledger import Entry
+from costbearer.money import ZERO
+from costbearer.prices import Card, Context, PriceBook
+from costbearer.rating import bound, worst_input_tokens, worst_output_tokens
+
+REVISION_INTERVAL_S = 0.25
+"""How often the control store is asked whether anything changed: a revoked key stops within a second."""
+EXIT_NOT_RECORDING = 70
+"""The exit code of a worker whose journal failed (sysexits: internal software error)."""
+
+log = logging.getLogger("costbearer.gateway")
+
+
+class Worker:
+    """The state of one worker, and the few things that are done to it."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        journal: JournalWriter,
+        book: PriceBook,
+        dialects: dict[str, Dialect],
+        load_keys: Callable[[], KeyRing],
+        key_revision: Callable[[], object],
+        hasher: Hasher,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.config = config
+        self.journal = journal
+        self.book = book
+        self.dialects = dialects
+        self.hasher = hasher
+        self.loop = loop
+        self.resolver = Resolver(config, book)
+        limits = Limits(
+            connect_s=config.number("upstream.connect_timeout_s"),
+            first_byte_s=config.number("upstream.first_byte_timeout_s"),
+            idle_s=config.number("upstream.idle_timeout_s"),
+            keep_alive_s=config.number("upstream.keep_alive_s"),
+            connections_max=config.integer("upstream.connections_max"),
+            reply_bytes_max=config.integer("gateway.reply_bytes_max"),
+        )
+        self.pools = {name: Pool(provider.base_url, limits, loop) for name, provider in config.providers.items()}
+        self.retries = config.integer("gateway.retries")
+        self.retry_after_max_s = config.number("gateway.retry_after_max_s")
+        self.body_bytes_max = config.integer("gateway.body_bytes_max")
+        self.body_timeout_s = config.number("gateway.body_timeout_s")
+        self.per_client_max = config.integer("gateway.connections_per_client_max")
+        self.stale_max_s = config.number("control.stale_max_s")
+        self.sync_always = config.text("journal.sync") == "always"
+        self.draining = False
+        self.live: set[Call] = set()
+        self.clients: dict[str, int] = {}
+        self.refused: list[Outcome] = []
+        self.commit = GroupCommit(journal, on_failure=self._journal_failed)
+        self._load_keys = load_keys
+        self._key_revision = key_revision
+        self._revision = key_revision()
+        self.keyring = load_keys()
+        self._keys_read = time.monotonic()
+        self._heads: dict[tuple[str, str], str] = {}
+        self._bearers: dict[str, tuple[KeyRecord, Bearer]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- life
+
+    def start(self) -> None:
+        """Begin group commit and the watch over keys. Needs the running loop."""
+        self.commit.start()
+        self._tasks.append(self.loop.create_task(self._watch_keys()))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new calls, wait for those in flight, then end the rest: each gets its outcome."""
+        self.draining = True
+        end = self.loop.time() + timeout_s
+        while self.live and self.loop.time() < end:
+            await asyncio.sleep(0.02)
+        for call in list(self.live):
+            call.stop()
+        end = self.loop.time() + 1.0
+        while self.live and self.loop.time() < end:
+            await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        """Release everything. What is still open is closed as unknown first."""
+        for task in self._tasks:
+            task.cancel()
+        for call in list(self.live):
+            self.done(call, abandoned="gateway_stopped")
+        for pool in self.pools.values():
+            pool.close()
+        self._write_refused()
+        await self.commit.stop()
+        if not self.journal.failed:
+            self.journal.close()
+
+    def state(self) -> dict[str, bool]:
+        """What must hold for calls to be served and recorded, by name."""
+        return {
+            "recording": not self.journal.failed,
+            "keys": time.monotonic() - self._keys_read < self.stale_max_s,
+            "accepting": not self.draining,
+        }
+
+    # -- one call
+
+    def bearer(self, record: KeyRecord, now: datetime) -> Bearer:
+        """The labels of a key at this moment."""
+        held = self._bearers.get(record.key_id)
+        if held is not None and held[0] is record and len(record.history) == 1:
+            return held[1]
+        labels = record.labels_at(now)
+        made = Bearer(
+            key_id=record.key_id,
+            owner=labels.owner,
+            team=labels.team,
+            agent=labels.agent,
+            workload=labels.workload,
+            project=record.project,
+            cost_center=record.cost_center,
+            env=record.env,
+            require=record.require,
+        )
+        self._bearers[record.key_id] = (record, made)
+        return made
+
+    def enter(self, client: str) -> None:
+        """Count a caller in.
+
+        Raises:
+            RateLimited: this address has as many calls open as it may.
+        """
+        count = self.clients.get(client, 0)
+        if count >= self.per_client_max:
+            raise RateLimited(
+                f"{count} calls from one address are open; gateway.connections_per_client_max is that many"
+            )
+        self.clients[client] = count + 1
+
+    def leave(self, client: str) -> None:
+        """Count a caller out."""
+        count = self.clients.get(client, 0) - 1
+        if count > 0:
+            self.clients[client] = count
+        else:
+            self.clients.pop(client, None)
+
+    async def open(self, request: Request, target: Target, number: int, reason: str | None) -> Call:
+        """Write the intent. From here on the call has an entry, whatever happens.
+
+        Raises:
+            NotRecording: the journal does not take it; nothing may be sent.
+        """
+        now = datetime.now(UTC)
+        intent = self._intent(request, target, number, reason, now)
+        try:
+            self.journal.append(Intent(entry=intent))
+        except JournalFailed as error:
+            log.error("intent refused: %s", error.message)
+            raise NotRecording("the gateway cannot record calls now, so none is sent") from None
+        call = Call(self.journal, self.refused, intent, target)
+        self.live.add(call)
+        call.watcher = self.loop.create_task(call.watch(request))
+        if self.sync_always:
+            await self._synced(call.sequence)
+        return call
+
+    def done(self, call: Call, *, abandoned: str | None = None) -> None:
+        """The call is over: give its connection back. With `abandoned`, close it as unknown if nothing closed it."""
+        self.live.discard(call)
+        if call.watcher is not None:
+            call.watcher.cancel()
+        try:
+            if abandoned is not None:
+                call.abandon(abandoned)
+        except JournalFailed as error:
+            # The intent stands and will be posted as unknown, which is what this outcome would have said.
+            log.error("outcome refused: %s", error.message)
+        if call.connection is not None:
+            self.pools[call.target.provider.name].release(call.connection)
+            call.connection = None
+
+    async def recorded(self, call: Call) -> None:
+        """With `journal.sync = "always"`: the outcome is on disk when this returns."""
+        if self.sync_always:
+            await self._synced(call.sequence)
+
+    def request_head(self, provider: Provider, dialect: Dialect, operation: str) -> str:
+        """What is the same in every request to this provider: all but the length and the caller's headers."""
+        key = (provider.name, operation)
+        head = self._heads.get(key)
+        if head is None:
+            pool = self.pools[provider.name]
+            lines = [f"POST {pool.path}{dialect.operations[operation]} HTTP/1.1", f"host: {pool.host_header}"]
+            lines += [f"{name}: {value}" for name, value in dialect.credential_headers(provider.credential)]
+            lines += ["content-type: application/json", "accept-encoding: identity", ""]
+            head = self._heads[key] = "\r\n".join(lines)
+        return head
+
+    def _intent(self, request: Request, target: Target, number: int, reason: str | None, now: datetime) -> Entry:
+        asked = request.asked
+        said = request.attribution
+        labels: dict[str, Any] = dict(said.values)
+        return Entry(
+            journal=self.journal.id,
+            sequence=self.journal.next_sequence,
+            request_id=request.id,
+            call_id=f"{request.id}.{number}",
+            parent_id=said.parent_id,
+            trace_id=request.trace_id,
+            attempt=number,
+            reason=reason,
+            requests=1 if number == 1 else 0,
+            started_at=now,
+            key_id=request.bearer.key_id,
+            key_team=request.bearer.team,
+            attribution=said.fields,
+            tags=said.tags,
+            route=target.route,
+            provider=target.provider.name,
+            request_model=asked.model,
+            operation=asked.operation,
+            stream=asked.stream,
+            bound_usd=self._bound(target, asked, now),
+            reason_unknown="in_flight",
+            notes=said.notes,
+            **labels,
+        )
+
+    def _bound(self, target: Target, asked: CallRequest, now: datetime) -> Decimal | None:
+        """The most this call can cost: its bytes and its `max_tokens` at the dearest prices that may hold for it.
+
+        A caller who leaves the tier to the provider may be served at a dearer one, so then every tier counts. None
+        where nothing limits it: no card, or no context window.
+        """
+        if asked.operation in FREE_OPERATIONS:
+            return ZERO
+        provider = target.provider.price_provider
+        if asked.tier is None or asked.tier == "auto":
+            card = self.book.dearest(provider, target.model, now)
+        else:
+            card = self.book.at(provider, target.model, Context(asked.tier, asked.speed, asked.geo), now)
+        if not isinstance(card, Card):
+            return None
+        input_max = worst_input_tokens(len(asked.body) + asked.overhead_tokens, asked.open_ended, card.context_window)
+        output_max = worst_output_tokens(asked.max_output_tokens, card.context_window)
+        if input_max is None or output_max is None:
+            return None
+        return bound(card, input_tokens_max=input_max, output_tokens_max=output_max, choices=asked.choices)
+
+    # -- the background
+
+    async def _synced(self, sequence: int) -> None:
+        try:
+            await self.commit.wait(sequence)
+        except JournalFailed:
+            raise NotRecording("the gateway cannot record calls now") from None
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.sleep(REVISION_INTERVAL_S)
+            try:
+                revision = self._key_revision()
+                if revision != self._revision:
+                    self.keyring = await self.loop.run_in_executor(None, self._load_keys)
+                    self._revision = revision
+                    self._bearers.clear()
+                self._keys_read = time.monotonic()
+            except (CostbearerError, OSError) as error:
+                log.warning("the control store cannot be read, keys hold as they were: %s", error)
+            self._write_refused()
+
+    def _write_refused(self) -> None:
+        """Write the outcomes that a full disk refused, as soon as it takes them."""
+        try:
+            while self.refused and not self.journal.failed:
+                self.journal.append(self.refused[0])
+                del self.refused[0]
+        except JournalFailed as error:
+            log.error("%d outcomes wait for space: %s", len(self.refused), error.message)
+
+    def _journal_failed(self) -> None:
+        """A failed fsync is fatal: what the kernel still holds can no longer be told from what is on disk."""
+        log.critical("the journal failed, this worker stops: %s", self.journal.failure)
+        os._exit(EXIT_NOT_RECORDING)
+
+
+def new_request_id() -> str:
+    """Sortable by time, unique without asking anybody: `req_` + 11 hex of milliseconds + 16 hex random."""
+    return f"req_{time.time_ns() // 1_000_000:011x}{secrets.token_hex(8)}"

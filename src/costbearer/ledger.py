@@ -1,0 +1,181 @@
+"""What is posted: the entry of one call, its charges, and what must hold of them.
+
+An entry is a plain value. The worker makes it twice: as the *intent*, written before the call is sent, which says what
+would be true if nothing more were ever learned (basis `unknown`, with a bound); and as the *outcome*, which repeats
+the whole entry with what was learned. Whatever the ledger shows is the outcome, or, where a writer died, the intent.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from costbearer import money
+from costbearer.usage import Usage
+
+Kind = Literal["usage", "import", "correction", "restatement", "true_up"]
+Status = Literal["ok", "error", "cancelled", "unknown"]
+Basis = Literal["provider_cost", "metered", "estimated", "unknown"]
+Provenance = Literal["verified", "asserted", "inferred", "delegated"]
+
+LABELS: tuple[str, ...] = ("owner", "team", "agent", "workload")
+"""The four labels no key exists without."""
+
+DESCRIPTIONS: tuple[str, ...] = (
+    "project",
+    "cost_center",
+    "feature",
+    "workflow",
+    "customer",
+    "tenant",
+    "user",
+    "session_id",
+    "env",
+)
+"""Fields a caller may assert beside the key's labels; each is a column of its own."""
+
+PROVIDER_DIFFERENCE = "provider_difference"
+"""The meter of the charge that makes computed charges add up to the cost the provider itself stated."""
+
+
+class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something said about a field that was not believed: kept as evidence, changing nothing."""
+
+    value: str
+    source: str
+
+
+class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One attributed field: its value, who vouches for it, where it was read, and who said otherwise."""
+
+    value: str
+    provenance: Provenance
+    source: str
+    conflict: tuple[Claim, ...] = ()
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """One priced quantity. `cost_usd` = quantity x unit price, exact; `card` names the rate card it came from.
+
+    `list_cost_usd` is the public price; `cost_usd` what is expected to be billed (the contract's price where there is
+    one). `model` is the model that did this part of the work, which need not be the one that was asked for.
+    """
+
+    meter: str
+    quantity: int
+    unit_price_usd: Decimal
+    list_cost_usd: Decimal
+    cost_usd: Decimal
+    model: str
+    card: str
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One call, posted once. Its identity is (journal, sequence of its intent), for ever.
+
+    `calls` and `requests` are signed columns that add: a request counts at its first attempt, a reversal counts -1.
+    Money is None where it is not known, with `reason_unknown` as a machine code and `bound_usd` as the most it can be.
+    """
+
+    journal: str
+    sequence: int
+    kind: Kind = "usage"
+    refers_to: str | None = None
+    request_id: str
+    call_id: str
+    parent_id: str | None = None
+    trace_id: str | None = None
+    session_id: str | None = None
+    attempt: int = 1
+    reason: str | None = None
+    calls: int = 1
+    requests: int = 1
+    started_at: datetime
+    ended_at: datetime | None = None
+    first_byte_ms: int | None = None
+    duration_ms: int | None = None
+
+    key_id: str | None = None
+    owner: str | None = None
+    team: str | None = None
+    agent: str | None = None
+    workload: str | None = None
+    key_team: str | None = None
+    project: str | None = None
+    cost_center: str | None = None
+    feature: str | None = None
+    workflow: str | None = None
+    customer: str | None = None
+    tenant: str | None = None
+    user: str | None = None
+    env: str | None = None
+    attribution: dict[str, Field] = {}
+    tags: dict[str, str] = {}
+
+    route: str | None = None
+    provider: str
+    provider_request_id: str | None = None
+    provider_response_id: str | None = None
+    cache_hit: bool = False
+    request_model: str | None = None
+    response_model: str | None = None
+    operation: str = "chat"
+    tier: str | None = None
+    region: str | None = None
+    stream: bool = False
+    status: Status = "unknown"
+    http_status: int | None = None
+    error_code: str | None = None
+
+    usage: Usage = Usage()
+    charges: tuple[Charge, ...] = ()
+    cost_usd: Decimal | None = None
+    list_cost_usd: Decimal | None = None
+    effective_cost_usd: Decimal | None = None
+    provider_cost_usd: Decimal | None = None
+    computed_cost_usd: Decimal | None = None
+    basis: Basis = "unknown"
+    bound_usd: Decimal | None = None
+    reason_unknown: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def entry_id(self) -> str:
+        return f"{self.journal}.{self.sequence}"
+
+
+def faults(entry: Entry) -> list[str]:
+    """What does not hold of an entry, in words; an empty list for a sound one.
+
+    Checked where entries are made (the worker's tests), where they are imported, and by `costbearer doctor`.
+    """
+    found: list[str] = []
+    if entry.kind == "usage":
+        found += [f"{label} is missing" for label in LABELS if not getattr(entry, label)]
+    if entry.basis == "unknown":
+        if entry.cost_usd is not None:
+            found.append("an unknown cost carries an amount")
+        if not entry.reason_unknown:
+            found.append("an unknown cost states no reason")
+    else:
+        if entry.cost_usd is None:
+            found.append(f"basis {entry.basis} without a cost")
+        elif money.total(charge.cost_usd for charge in entry.charges) != entry.cost_usd:
+            found.append("the charges do not add up to the cost")
+        if entry.reason_unknown:
+            found.append("a known cost states a reason for being unknown")
+    if entry.basis == "provider_cost" and entry.cost_usd != entry.provider_cost_usd:
+        found.append("the cost is not the one the provider stated")
+    if entry.basis == "metered" and entry.cost_usd != entry.computed_cost_usd:
+        found.append("the cost is not the one computed from the usage")
+    found += [
+        f"{charge.meter}: cost is not quantity x unit price"
+        for charge in entry.charges
+        if money.times(charge.quantity, charge.unit_price_usd) != charge.cost_usd
+    ]
+    if entry.ended_at is not None and entry.ended_at < entry.started_at:
+        found.append("ended before it started")
+    return found

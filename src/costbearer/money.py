@@ -1,0 +1,125 @@
+"""Exact US dollars. The only module that rounds, divides or formats money.
+
+An amount is a `decimal.Decimal` with at most `PLACES` digits after the point, the scale of the ledger's
+`DECIMAL(38,12)`. What arrives with more digits is rounded half-even once, on entry, by `usd`. Sums and products inside
+the project are computed in a context that raises rather than round, so a lost digit is an error and never a surprise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
+
+from costbearer.errors import AmountInvalid
+
+PLACES = 12
+DIGITS = 38
+QUANTUM = Decimal(1).scaleb(-PLACES)
+ZERO = Decimal("0.000000000000")
+
+_EXACT = Context(prec=2 * DIGITS, rounding=ROUND_HALF_EVEN, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
+_ROUNDING = Context(prec=2 * DIGITS, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
+_LIMIT = Decimal(10) ** (DIGITS - PLACES)
+
+
+def usd(value: str | int | Decimal) -> Decimal:
+    """The door for money: an exact amount with 12 places, rounded half-even where the source has more digits.
+
+    A float is refused by type: its digits are not the ones somebody wrote.
+
+    Raises:
+        AmountInvalid: not a finite decimal number, or too large for `DECIMAL(38,12)`.
+    """
+    if isinstance(value, (float, bool)):
+        raise AmountInvalid("an amount of money must not be a binary float or a truth value; pass its text")
+    try:
+        amount = Decimal(value)
+        if amount.is_finite() and amount.copy_abs() < _LIMIT:
+            rounded = _ROUNDING.add(amount.quantize(QUANTUM, context=_ROUNDING), ZERO)
+            if rounded.copy_abs() < _LIMIT:
+                return rounded
+        raise AmountInvalid(f"{str(amount)[:60]!r} is not an amount of at most {DIGITS - PLACES} digits")
+    except (InvalidOperation, ValueError, TypeError):
+        raise AmountInvalid(f"{str(value)[:60]!r} is not a decimal amount such as 0.0125") from None
+
+
+def times(quantity: int, unit_price: Decimal) -> Decimal:
+    """Quantity x unit price, exact; raises `decimal.Inexact` rather than round."""
+    return _EXACT.multiply(Decimal(quantity), unit_price)
+
+
+def scaled(amount: Decimal, factor: Decimal) -> Decimal:
+    """Amount x factor (a multiplier such as 1.1), rounded half-even to 12 places."""
+    return _ROUNDING.multiply(amount, factor).quantize(QUANTUM, context=_ROUNDING)
+
+
+def total(amounts: Iterable[Decimal]) -> Decimal:
+    """The exact sum, with 12 places."""
+    result = ZERO
+    for amount in amounts:
+        result = _EXACT.add(result, amount)
+    return result
+
+
+def minus(left: Decimal, right: Decimal) -> Decimal:
+    """The exact difference."""
+    return _EXACT.subtract(left, right)
+
+
+def per(amount: Decimal, quantity: int) -> Decimal | None:
+    """Amount / quantity, rounded half-even to 12 places: an average or a unit price. None where quantity is 0."""
+    if not quantity:
+        return None
+    return _ROUNDING.divide(amount, Decimal(quantity)).quantize(QUANTUM, context=_ROUNDING)
+
+
+def share(part: Decimal, whole: Decimal) -> float | None:
+    """The part's share of the whole, 0 to 1 (a ratio for reading, not money). None where the whole is 0."""
+    if not whole:
+        return None
+    return float(_ROUNDING.divide(part, whole))
+
+
+def allocate(amount: Decimal, weights: Sequence[Decimal | int]) -> list[Decimal]:
+    """Split an amount by weights so that the parts add up to it to the last digit (largest remainder).
+
+    Each part is the exact proportion cut to 12 places; the units that are left go, one each, to the largest remainders,
+    the earlier one first where two are equal.
+
+    Raises:
+        AmountInvalid: no weight is positive, or one is negative.
+    """
+    shares = [Decimal(weight) for weight in weights]
+    whole = sum(shares, Decimal(0))
+    if whole <= 0 or any(weight < 0 for weight in shares):
+        raise AmountInvalid("an amount can only be split by weights of 0 or more, at least one of them positive")
+    units = int(_EXACT.scaleb(usd(amount), PLACES))
+    sign = -1 if units < 0 else 1
+    scale = min(int(weight.as_tuple().exponent) for weight in shares)
+    integers = [int(weight.scaleb(-min(scale, 0), context=_EXACT)) for weight in shares]
+    divisor = sum(integers)
+    parts = [divmod(abs(units) * weight, divisor) for weight in integers]
+    left = abs(units) - sum(quotient for quotient, _ in parts)
+    order = sorted(range(len(parts)), key=lambda index: -parts[index][1])
+    extra = set(order[:left])
+    return [
+        Decimal(sign * (quotient + (1 if index in extra else 0))).scaleb(-PLACES, context=_EXACT)
+        for index, (quotient, _) in enumerate(parts)
+    ]
+
+
+def text(amount: Decimal) -> str:
+    """The amount for JSON, CSV and headers: plain digits, always 12 places."""
+    return f"{amount.quantize(QUANTUM, context=_ROUNDING):f}"
+
+
+def display(amount: Decimal | None) -> str:
+    """The amount for people: `$1,234.50`; below a cent as many digits as it takes; unknown is never $0.00."""
+    if amount is None:
+        return "unknown"
+    sign = "-" if amount < 0 else ""
+    size = amount.copy_abs()
+    if size == 0 or size >= Decimal("0.01"):
+        return f"{sign}${size.quantize(Decimal('0.01'), context=_ROUNDING):,}"
+    digits = f"{size.quantize(QUANTUM, context=_ROUNDING):f}".rstrip("0")
+    return f"{sign}${digits}"

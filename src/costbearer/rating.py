@@ -1,0 +1,178 @@
+"""What a call costs: usage times the rate card of each model that worked on it, exact, or a reason why it is unknown.
+
+All or nothing: where one part of a call has no price the whole call has none, because a sum with a hole in it looks
+like a cost and is not one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+
+import msgspec
+
+from costbearer import money
+from costbearer.errors import UsageInvalid
+from costbearer.ledger import PROVIDER_DIFFERENCE, Charge
+from costbearer.prices import Card, Context, Price, PriceBook, Unrated
+from costbearer.usage import COUNT_MAX, METER, OVERHEAD_TOKENS_PER_REQUEST, Usage, Work, leaves
+
+PROVIDER_CARD = "provider"
+"""The card of a charge that rests on the provider's own word and not on a rate card."""
+
+REQUEST_FEE = "requests"
+"""An archive unit that every call of the model uses: a fee for which there is no meter makes the call unrated."""
+
+_OUTPUT = ("output", "reasoning_output", "audio_output")
+_NOTHING = Usage()
+
+
+class Rating(msgspec.Struct, frozen=True):
+    """The charges of a call and their sum; or no charges, no sum, and the reason as a machine code.
+
+    Reasons: those of `prices.Unrated`, `meter_unpriced:<meter>`, `usage_invalid:<meter or count>`, `usage_missing`.
+    `notes` say for every unrated part what it was.
+    """
+
+    charges: tuple[Charge, ...]
+    cost_usd: Decimal | None
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def rate(provider: str, work: Sequence[Work], context: Context, when: datetime, book: PriceBook) -> Rating:
+    """Rate everything the models did in a call that began at `when`.
+
+    Long-context prices follow each part's `largest_input_tokens`. A quantity whose meter the card does not price is
+    charged as the meter it falls to (`usage.METERS` says which and why), merged into that meter's line.
+    """
+    charges: list[Charge] = []
+    faults: list[tuple[str, str]] = []
+    for part in work:
+        card = book.at(provider, part.model, context, when)
+        if isinstance(card, Unrated):
+            faults.append((card.reason, card.detail))
+            continue
+        try:
+            fault = _charge(part, card, charges)
+        except UsageInvalid as invalid:
+            faults.append((f"usage_invalid:{invalid.subject}", f"{part.model}: {invalid.message}"))
+            continue
+        if fault is not None:
+            faults.append((fault, part.model))
+    if faults:
+        notes = tuple(dict.fromkeys(f"{reason}: {detail}" if detail else reason for reason, detail in faults))
+        return Rating((), None, faults[0][0], notes)
+    if not work:
+        return Rating((), None, "usage_missing")
+    return Rating(tuple(charges), money.total([charge.cost_usd for charge in charges]))
+
+
+def _charge(part: Work, card: Card, charges: list[Charge]) -> str | None:
+    """Append one charge per meter that is actually priced; gives the reason where something is not."""
+    if part.usage == _NOTHING:
+        return "usage_missing"
+    quantities = leaves(part.usage)
+    if REQUEST_FEE in card.unmetered:
+        return f"meter_unpriced:{REQUEST_FEE}"
+    prices = card.prices
+    lines: dict[str, int] = {}
+    for meter, quantity in quantities.items():
+        priced: str | None = meter
+        while priced is not None and priced not in prices:
+            priced = METER[priced].falls_to
+        if priced is None:
+            return f"meter_unpriced:{meter}"
+        lines[priced] = lines.get(priced, 0) + quantity
+    largest = part.largest_input_tokens
+    for meter, quantity in lines.items():
+        price = prices[meter]
+        unit_price = price.at(largest) if price.steps else price.base
+        cost = money.times(quantity, unit_price)
+        charges.append(Charge(meter, quantity, unit_price, cost, cost, part.model, card.id))
+    return None
+
+
+def with_provider_cost(rating: Rating, stated: Decimal, model: str = "") -> Rating:
+    """The rating made to add up to the cost the provider itself stated, which wins.
+
+    The difference is one more charge, none where there is no difference; where nothing could be computed that charge
+    carries the whole cost. Its list cost is the same amount: nobody has stated another public price. `model` is the
+    model it is booked under where there is no other charge to take it from.
+
+    Raises:
+        AmountInvalid: the stated cost is not an amount of money.
+    """
+    cost = money.usd(stated)
+    difference = money.minus(cost, rating.cost_usd or money.ZERO)
+    charges = rating.charges
+    if difference or rating.cost_usd is None:
+        booked = charges[0].model if charges else model
+        charges = (
+            *charges,
+            Charge(PROVIDER_DIFFERENCE, 1, difference, difference, difference, booked, PROVIDER_CARD),
+        )
+    return Rating(charges, cost, None, rating.notes)
+
+
+def bound(card: Card, *, input_tokens_max: int, output_tokens_max: int, choices: int = 1) -> Decimal:
+    """The most a call can cost on this card: every token at the dearest price it could have.
+
+    Every input token costs the dearest of the input-side prices (input, cache writes, audio, image...) at the dearest
+    step that so much input can reach; every output token of every choice likewise. Fees per request and per web search
+    are not in it: how many there will be is not known beforehand. `PriceBook.dearest` gives the card for a call whose
+    tier only the reply will tell.
+    """
+    input_price = output_price = money.ZERO
+    for table in (card.prices, card.unmetered):
+        for unit, price in table.items():
+            if unit in METER:
+                if METER[unit].unit != "token":
+                    continue
+                output_side = unit in _OUTPUT
+            elif unit.endswith("_tokens"):
+                output_side = unit.startswith("output_")
+            else:
+                continue
+            highest = _highest(price, input_tokens_max)
+            if output_side:
+                output_price = max(output_price, highest)
+            else:
+                input_price = max(input_price, highest)
+    # Usage with a larger count is refused as damage, so that a caller's absurd limit need not make an absurd bound.
+    input_tokens = min(input_tokens_max, COUNT_MAX)
+    output_tokens = min(output_tokens_max * choices, COUNT_MAX)
+    return money.total((money.times(input_tokens, input_price), money.times(output_tokens, output_price)))
+
+
+def _highest(price: Price, input_tokens_max: int) -> Decimal:
+    highest = price.base
+    for threshold, stepped in price.steps:
+        if input_tokens_max > threshold and stepped > highest:
+            highest = stepped
+    return highest
+
+
+def worst_input_tokens(
+    body_bytes: int, open_ended: bool, context_window: int | None, *, steps_max: int | None = 1
+) -> int | None:
+    """The most input tokens a request can be billed for; None where nothing bounds them.
+
+    A token stands for at least one byte of text, so the body's bytes bound its tokens, plus what the provider's
+    template adds. A body that is `open_ended` (it refers to content it does not hold, or holds images, audio or
+    documents, whose tokens do not follow from their bytes) is bounded by the context window only. `steps_max` is the
+    number of sampling steps the provider may run in one call: each reads the whole context again, so server-side tools
+    multiply the window; None where the number has no limit.
+    """
+    if steps_max is None:
+        return None
+    if open_ended or steps_max > 1:
+        return context_window * steps_max if context_window is not None else None
+    tokens = body_bytes + OVERHEAD_TOKENS_PER_REQUEST
+    return tokens if context_window is None else min(tokens, context_window)
+
+
+def worst_output_tokens(max_output_tokens: int | None, context_window: int | None) -> int | None:
+    """The most output tokens of one choice: the caller's limit, else the context window; None where nothing is one."""
+    return context_window if max_output_tokens is None else max_output_tokens

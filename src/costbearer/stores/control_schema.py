@@ -1,0 +1,149 @@
+"""The control store's tables, and the constraints by which the database itself refuses a key without four labels.
+
+A row of `keys` carries the labels it was issued with, so that no key exists without them for an instant; `key_labels`
+holds the dated relabellings after that. Triggers (in the migration) make the audit log and the dated labels
+append-only, and keep keys from being deleted: they are revoked.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.engine import Dialect
+
+from costbearer.labels import BLANKS, INNER_PUNCTUATION, INVISIBLES, LABEL_CHARS_MAX, PLACEHOLDERS, PUNCTUATION
+from costbearer.ledger import LABELS
+
+VERSION = "0001"
+"""The newest migration in `migrations/versions`."""
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A time in UTC, kept as RFC 3339 text of one length, which sorts as the times do.
+
+    Text, because SQLite has no type for times and `fromisoformat` reads it twice as fast as SQLAlchemy's own text form:
+    a worker reads every key again after each change.
+    """
+
+    impl = String(32)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else datetime.fromisoformat(value)
+
+
+def _characters(text: str) -> str:
+    """The characters as SQL that can be read: `char(...)` in lists short enough for a function's arguments."""
+    codes = [str(ord(character)) for character in text]
+    return " || ".join(f"char({', '.join(codes[start : start + 60])})" for start in range(0, len(codes), 60))
+
+
+def label_check(column: str) -> str:
+    """SQL that holds for a usable label: something is left when blanks and punctuation are taken from its ends, what is
+    left is no placeholder, and it is not too long."""
+    bare = f"trim({column}, {_characters(BLANKS + INVISIBLES + PUNCTUATION)})"
+    words = f"lower({bare})"
+    for character in INNER_PUNCTUATION:
+        words = f"replace({words}, char({ord(character)}), '')"
+    reserved = ", ".join(f"'{word}'" for word in sorted(PLACEHOLDERS))
+    return f"{bare} <> '' AND {words} NOT IN ({reserved}) AND length({column}) <= {LABEL_CHARS_MAX}"
+
+
+def _labels() -> list[Column[str]]:
+    return [Column(name, String(LABEL_CHARS_MAX), nullable=False) for name in LABELS]
+
+
+def _checks() -> list[CheckConstraint]:
+    return [CheckConstraint(label_check(name), name=f"{name}_is_a_name") for name in LABELS]
+
+
+metadata = MetaData()
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("key_id", String(16), nullable=False, unique=True),
+    *_labels(),
+    Column("name", String(LABEL_CHARS_MAX)),
+    Column("env", String(LABEL_CHARS_MAX)),
+    Column("project", String(LABEL_CHARS_MAX)),
+    Column("cost_center", String(LABEL_CHARS_MAX)),
+    Column("require", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime),
+    Column("revoked_at", UtcTime),
+    *_checks(),
+    sqlite_autoincrement=True,
+)
+"""`number` is the order of issue, `require` a JSON list of field names."""
+
+key_labels = Table(
+    "key_labels",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("key_id", String(16), ForeignKey("keys.key_id"), nullable=False, index=True),
+    Column("since", UtcTime, nullable=False),
+    *_labels(),
+    *_checks(),
+    sqlite_autoincrement=True,
+)
+
+key_secrets = Table(
+    "key_secrets",
+    metadata,
+    Column("lookup_id", String(12), primary_key=True),
+    Column("key_id", String(16), ForeignKey("keys.key_id"), nullable=False, index=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("pepper_version", Integer, ForeignKey("peppers.version"), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime),
+    CheckConstraint("length(digest) = 32", name="digest_is_sha256"),
+)
+
+peppers = Table(
+    "peppers",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+)
+"""Which peppers the digests were made with, so that a keyring that was lost and made anew is noticed, not believed."""
+
+issued_once = Table(
+    "issued_once",
+    metadata,
+    Column("idempotency_key", String(255), primary_key=True),
+    Column("key_id", String(16), ForeignKey("keys.key_id"), nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("key_id", String(16)),
+    Column("before", Text),
+    Column("after", Text),
+    Column("request_id", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""One row per change, in the change's own transaction. `before` and `after` are JSON without secret or digest."""

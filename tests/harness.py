@@ -1,0 +1,239 @@
+"""The gateway in one process: a real worker, journal and upstream pool, and a fake wire to the caller.
+
+What Granian does (HTTP parsing, workers) is tested with real processes elsewhere; here the order of things is under the
+test's control, so that every way a call can end can be tried quickly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from costbearer import money
+from costbearer.config import Config, load
+from costbearer.dialects.anthropic_messages import AnthropicMessages
+from costbearer.dialects.openai_chat import OpenAIChat
+from costbearer.forms import draft
+from costbearer.frames import FrameAt, Intent, Outcome, read_frames
+from costbearer.gateway import pipeline
+from costbearer.gateway.worker import Worker
+from costbearer.journal import JournalWriter
+from costbearer.keys import KeyRing
+from costbearer.ledger import Entry, faults
+from costbearer.prices import PriceBook
+from costbearer.simulator import CREDENTIAL
+from costbearer.stores import archive
+from costbearer.stores.control import Actor, Control
+
+LABELS = {"owner": "ada", "team": "search", "agent": "ranker", "workload": "rerank"}
+ACTOR = Actor(who="test", source="test", request_id="test")
+BOOK = PriceBook.loads(archive.bundled())
+
+
+class WireClosed(RuntimeError):
+    """What Granian raises when the caller's connection has ended."""
+
+
+class Headers:
+    def __init__(self, items: list[tuple[str, str]]) -> None:
+        self._items = items
+
+    def items(self) -> list[tuple[str, str]]:
+        return self._items
+
+
+class FakeScope:
+    def __init__(self, method: str, path: str, headers: list[tuple[str, str]], client: str = "127.0.0.1:5000") -> None:
+        self.method = method
+        self.path = path
+        self.query_string = ""
+        self.client = client
+        self.http_version = "1.1"
+        self.headers = Headers(headers)
+
+
+class FakeWire:
+    """The caller's side. `leave()` closes it; `leave_after` does once so many bytes of a stream have been taken."""
+
+    def __init__(self, body: bytes = b"", *, leave_after: int | None = None, stall_body: bool = False) -> None:
+        self._body = body
+        self._gone = asyncio.Event()
+        self._leave_after = leave_after
+        self._stall = stall_body
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.pieces: list[bytes] = []
+        self.on_send: Callable[[bytes], None] | None = None
+
+    async def __call__(self) -> bytes:
+        if self._stall:
+            await self._gone.wait()
+            raise WireClosed("closed")
+        return self._body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), 1000):
+            yield self._body[start : start + 1000]
+        if self._stall:
+            await self._gone.wait()
+
+    async def client_disconnect(self) -> None:
+        await self._gone.wait()
+
+    def leave(self) -> None:
+        self._gone.set()
+
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.status, self.headers, self.body = status, dict(headers), body
+
+    def response_stream(self, status: int, headers: list[tuple[str, str]]) -> FakeWire:
+        self.status, self.headers = status, dict(headers)
+        return self
+
+    async def send_bytes(self, data: bytes) -> None:
+        if self._gone.is_set():
+            raise WireClosed("closed")
+        if self.on_send is not None:
+            self.on_send(data)
+        self.pieces.append(data)
+        self.body += data
+        if self._leave_after is not None and len(self.body) >= self._leave_after:
+            self.leave()
+        await asyncio.sleep(0)
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @property
+    def error_code(self) -> str | None:
+        code: str | None = self.json["error"].get("code")
+        return code
+
+
+class Gateway:
+    """A worker with one key, and what its journal says."""
+
+    def __init__(self, worker: Worker, key: str, control: Control, directory: Path) -> None:
+        self.worker = worker
+        self.key = key
+        self.control = control
+        self.directory = directory
+
+    async def ask(
+        self,
+        body: bytes | dict[str, Any],
+        path: str = "/v1/chat/completions",
+        *,
+        method: str = "POST",
+        headers: list[tuple[str, str]] | None = None,
+        key: str | None = None,
+        wire: FakeWire | None = None,
+        leave_after: int | None = None,
+        client: str = "127.0.0.1:5000",
+    ) -> FakeWire:
+        """One request, to its end."""
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        wire = wire or FakeWire(data, leave_after=leave_after)
+        credential = [("authorization", f"Bearer {key or self.key}")]
+        if path.startswith("/v1/messages"):
+            credential.append(("anthropic-version", "2023-06-01"))
+        standard = [("host", "gateway"), ("content-type", "application/json"), ("content-length", str(len(data)))]
+        await pipeline.serve(
+            self.worker,
+            FakeScope(method, path, [*standard, *(credential if headers is None else headers)], client),
+            wire,
+        )
+        return wire
+
+    def frames(self) -> list[Intent | Outcome]:
+        """Every intent and outcome of the worker's journal, read back from the disk."""
+        found: list[Intent | Outcome] = []
+        for file in sorted((self.directory / "journal" / self.worker.journal.id).glob("*.cbj")):
+            for item in read_frames(file.read_bytes()):
+                assert isinstance(item, FrameAt), item
+                if isinstance(item.frame, Intent | Outcome):
+                    found.append(item.frame)
+        return found
+
+    def entries(self) -> list[Entry]:
+        """The outcomes, oldest first, after checking that every intent has exactly one and each is sound."""
+        frames = self.frames()
+        intents = [frame.entry.sequence for frame in frames if isinstance(frame, Intent)]
+        outcomes = [frame.entry for frame in frames if isinstance(frame, Outcome)]
+        assert sorted(entry.sequence for entry in outcomes) == sorted(intents), "one outcome for each intent"
+        for entry in outcomes:
+            assert faults(entry) == [], (entry, faults(entry))
+        return outcomes
+
+    def total(self) -> Decimal:
+        return money.total(entry.cost_usd for entry in self.entries() if entry.cost_usd is not None)
+
+
+def make_config(directory: Path, openai_url: str, anthropic_url: str, **settings: str | int | float | bool) -> Config:
+    """A configuration with both simulated providers."""
+    (directory / "provider-key").write_text(CREDENTIAL, encoding="utf-8")
+    file = directory / "costbearer.toml"
+    file.write_text(
+        f"""
+[providers.openai]
+dialect = "openai"
+base_url = "{openai_url}"
+api_key_file = "{directory / "provider-key"}"
+[providers.anthropic]
+dialect = "anthropic"
+base_url = "{anthropic_url}"
+api_key_file = "{directory / "provider-key"}"
+""",
+        encoding="utf-8",
+    )
+    return load(file, overrides={"data": str(directory / "data"), **settings}, environ={})
+
+
+@contextlib.asynccontextmanager
+async def gateway(config: Config) -> AsyncIterator[Gateway]:
+    """A started worker; closed at the end."""
+    control = Control.open(config.control_file)
+    issued = control.issue(draft(LABELS, now(), 90), ACTOR)
+    loop = asyncio.get_running_loop()
+    worker = Worker(
+        config,
+        journal=JournalWriter.open(config.journal_dir),
+        book=BOOK,
+        dialects={"openai": OpenAIChat(), "anthropic": AnthropicMessages()},
+        load_keys=control.load_keyring,
+        key_revision=control.revision,
+        hasher=lambda field, value: f"h1_{field}_{len(value)}",
+        loop=loop,
+    )
+    worker.start()
+    try:
+        yield Gateway(worker, issued.text, control, config.data)
+    finally:
+        await worker.close()
+        control.close()
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Run an asynchronous test body on a loop of its own, with a bound."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(120):
+            await test()
+
+    asyncio.run(bounded())
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+__all__ = ["ACTOR", "BOOK", "FakeScope", "FakeWire", "Gateway", "KeyRing", "gateway", "make_config", "now", "run"]
