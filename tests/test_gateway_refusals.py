@@ -331,3 +331,12 @@ def test_models_are_listed_in_both_shapes(config: Config) -> None:
             assert nobody.error_code == "key_missing"
 
     run(body)
+
+
+def test_a_key_works_the_moment_it_is_issued(config: Config) -> None:
+    async def body() -> None:
+        async with gateway(config) as running:
+            issued = running.control.issue(draft(LABELS | {"agent": "newcomer"}, datetime.now(UTC), 90), ACTOR)
+            assert (await running.ask(CHAT, key=issued.text)).status == 200
+
+    run(body)

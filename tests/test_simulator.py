@@ -17,7 +17,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import costbearer.simulator
-from costbearer.simulator import CARDS, Card, Line, Rates, RunningSimulator, running_simulator
+from costbearer.simulator import (
+    CARDS,
+    Card,
+    Line,
+    Rates,
+    RunningSimulator,
+    api,
+    books,
+    prices,
+    reply,
+    running_simulator,
+)
+from costbearer.simulator import anthropic as anthropic_dialect
+from costbearer.simulator import openai as openai_dialect
 from costbearer.simulator.text import PromptCache, Segment, count, draw, slices, write
 
 PARAGRAPH = "A ledger that cannot be recomputed is an opinion; one that can is a proof. "
@@ -572,8 +585,6 @@ def test_prompt_cache_forgets_in_time_and_extends_when_read() -> None:
 
 @given(body=st.text(max_size=200), system=st.text(max_size=50))
 def test_input_never_exceeds_the_bytes_of_the_body(body: str, system: str) -> None:
-    from costbearer.simulator import api, books, prices, reply
-
     answered = api.Api(reply.World(7, prices.PriceList.of(CARDS)), books.Books(), "k")
     message = {"model": "claude-haiku-4-5", "max_tokens": 1, "messages": user(body), "system": system}
     raw = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
@@ -583,6 +594,38 @@ def test_input_never_exceeds_the_bytes_of_the_body(body: str, system: str) -> No
     assert line.usage is not None
     text = len(body.encode()) + len(system.encode())
     assert line.usage["input_tokens"] <= min(len(raw), text / 3 + 2 + 63)
+
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.sampled_from(["", "auto", "us", "fast", "flex", "[[sim:tool=1]]"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["type", "function", "name", "ttl", "content", "role", "enum"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"])
+@given(data=st.data())
+def test_whatever_a_caller_sends_gets_an_answer_and_a_line(path: str, data: st.DataObject) -> None:
+    provider = openai_dialect if path.endswith("completions") else anthropic_dialect
+    model = "gpt-5" if provider is openai_dialect else "claude-opus-4-8"
+    body: dict[str, Any] = {"model": model, "max_tokens": 20, "messages": user("Hello")}
+    if path.endswith("count_tokens"):
+        del body["max_tokens"]
+    for name in data.draw(st.lists(st.sampled_from(sorted(provider.FIELDS)), max_size=3)):
+        body[name] = data.draw(_JSON)
+    answering = api.Api(reply.World(0, prices.PriceList.of(CARDS)), books.Books(), "k")
+    headers = {"authorization": "Bearer k", "anthropic-version": "2023-06-01"}
+    call = answering.begin(api.Request("POST", path, headers, json.dumps(body).encode()))
+    call.close(call.ending)
+    (line,) = answering.books.statement()
+    assert line.status in (200, 400, 404)
+    assert line.billed is (line.status == 200 and not path.endswith("count_tokens"))
 
 
 def test_the_simulator_shares_nothing_with_the_accounting_side() -> None:

@@ -48,13 +48,16 @@ class Call:
         "header_cost",
         "intent",
         "provider_request_id",
+        "request",
         "sequence",
         "stopped",
         "target",
         "watcher",
     )
 
-    def __init__(self, journal: JournalWriter, refused: list[Outcome], intent: Entry, target: Target) -> None:
+    def __init__(
+        self, journal: JournalWriter, refused: list[Outcome], intent: Entry, target: Target, request: Request
+    ) -> None:
         """`refused` takes the outcome where the journal has no space for it now; the worker writes it later."""
         self._journal = journal
         self._refused = refused
@@ -62,6 +65,7 @@ class Call:
         self._first_byte: float | None = None
         self.intent = intent
         self.target = target
+        self.request = request
         self.sequence = intent.sequence
         self.connection: Connection | None = None
         self.provider_request_id: str | None = None
@@ -71,11 +75,11 @@ class Call:
         self.closed = False
         self.watcher: asyncio.Task[None] | None = None
 
-    async def watch(self, request: Request) -> None:
+    async def watch(self) -> None:
         """Wait for the caller to leave. A stream is then stopped: every further token would be wasted. A whole answer
         is awaited, because the provider does the work either way and its exact cost comes with the end."""
-        await request.wire.client_disconnect()
-        if request.asked.stream:
+        await self.request.wire.client_disconnect()
+        if self.request.asked.stream:
             self.leave()
         else:
             self.client_gone = True

@@ -7,6 +7,7 @@ what it lets through ends here. Routing and authorization use the same path stri
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from costbearer.errors import BodyInvalid, BodyTooLarge, HeaderInvalid, KeyMissing
@@ -112,7 +113,41 @@ def credential(headers: dict[str, str]) -> str:
     return value
 
 
-async def read_body(headers: dict[str, str], wire: Wire, *, bytes_max: int, timeout_s: float) -> bytes:
+class Deadlines:
+    """One time limit for many waits: a look over all of them now and then instead of a timer for each."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
+        self._loop = loop
+        self.limit_s = limit_s
+        self._waiting: dict[asyncio.Task[Any], float] = {}
+        self._expired: set[asyncio.Task[Any]] = set()
+
+    async def wait(self, waiting: Awaitable[bytes]) -> bytes:
+        """Await something; `TimeoutError` once it has taken `limit_s` and somebody called `expire`."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting[task] = self._loop.time() + self.limit_s
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if task not in self._expired:
+                raise
+            task.uncancel()
+            raise TimeoutError from None
+        finally:
+            del self._waiting[task]
+            self._expired.discard(task)
+
+    def expire(self) -> None:
+        """End the waits whose time is over."""
+        now = self._loop.time()
+        for task, end in self._waiting.items():
+            if now > end and task not in self._expired:
+                self._expired.add(task)
+                task.cancel()
+
+
+async def read_body(headers: dict[str, str], wire: Wire, *, bytes_max: int, deadlines: Deadlines) -> bytes:
     """The caller's whole JSON body.
 
     A body in chunks that was cut off looks whole here; it then fails as JSON, before any call is opened.
@@ -132,12 +167,9 @@ async def read_body(headers: dict[str, str], wire: Wire, *, bytes_max: int, time
     if length is not None and (not length.isdigit() or int(length) > bytes_max):
         raise BodyTooLarge(f"the body is {length[:20]} bytes; gateway.body_bytes_max is {bytes_max}")
     try:
-        async with asyncio.timeout(timeout_s):
-            if length is not None:
-                return await wire()
-            return await _chunked(wire, bytes_max)
+        return await deadlines.wait(wire() if length is not None else _chunked(wire, bytes_max))
     except TimeoutError:
-        raise BodyInvalid(f"the body did not arrive within {timeout_s:g} s") from None
+        raise BodyInvalid(f"the body did not arrive within {deadlines.limit_s:g} s") from None
     except RuntimeError:
         # Granian's RSGIProtocolClosed: the connection ended inside the body.
         raise BodyInvalid("the body was cut off: the connection ended before it was whole") from None

@@ -52,7 +52,7 @@ async def _call(worker: Worker, scope: edge.Scope, wire: edge.Wire, endpoint: En
         raise ShuttingDown("the gateway is shutting down; send the request again")
     headers = edge.read_headers(scope)
     now = datetime.now(UTC)
-    record = worker.keyring.authenticate(edge.credential(headers), now)
+    record = await worker.authenticate(edge.credential(headers), now)
     bearer = worker.bearer(record, now)
 
     if endpoint.operation is None:
@@ -61,7 +61,7 @@ async def _call(worker: Worker, scope: edge.Scope, wire: edge.Wire, endpoint: En
         replies.models(wire, names, anthropic=anthropic, request_id=request_id)
         return
 
-    body = await edge.read_body(headers, wire, bytes_max=worker.body_bytes_max, timeout_s=worker.body_timeout_s)
+    body = await edge.read_body(headers, wire, bytes_max=worker.body_bytes_max, deadlines=worker.body_deadlines)
     dialect = worker.dialects[endpoint.dialect]
     asked = dialect.read(endpoint.operation, body)
     attribution = attribute(

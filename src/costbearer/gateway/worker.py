@@ -19,8 +19,9 @@ from typing import Any
 from costbearer.attribution import Bearer, Hasher
 from costbearer.config import Config, Provider
 from costbearer.dialects.base import CallRequest, Dialect
-from costbearer.errors import CostbearerError, JournalFailed, NotRecording, RateLimited
+from costbearer.errors import CostbearerError, JournalFailed, KeyInvalid, NotRecording, RateLimited
 from costbearer.gateway.calls import Call, Request
+from costbearer.gateway.edge import Deadlines
 from costbearer.gateway.resolve import Resolver, Target
 from costbearer.gateway.settle import FREE_OPERATIONS
 from costbearer.gateway.upstream import Limits, Pool
@@ -33,6 +34,8 @@ from costbearer.rating import bound, worst_input_tokens, worst_output_tokens
 
 REVISION_INTERVAL_S = 0.25
 """How often the control store is asked whether anything changed: a revoked key stops within a second."""
+WATCH_INTERVAL_S = 0.05
+"""How often new calls begin to be watched for callers who leave, and late bodies are given up."""
 EXIT_NOT_RECORDING = 70
 """The exit code of a worker whose journal failed (sysexits: internal software error)."""
 
@@ -73,13 +76,13 @@ class Worker:
         self.retries = config.integer("gateway.retries")
         self.retry_after_max_s = config.number("gateway.retry_after_max_s")
         self.body_bytes_max = config.integer("gateway.body_bytes_max")
-        self.body_timeout_s = config.number("gateway.body_timeout_s")
         self.per_client_max = config.integer("gateway.connections_per_client_max")
         self.stale_max_s = config.number("control.stale_max_s")
         self.sync_always = config.text("journal.sync") == "always"
         self.draining = False
         self.live: set[Call] = set()
         self.clients: dict[str, int] = {}
+        self.body_deadlines = Deadlines(loop, config.number("gateway.body_timeout_s"))
         self.refused: list[Outcome] = []
         self.commit = GroupCommit(journal, on_failure=self._journal_failed)
         self._load_keys = load_keys
@@ -87,9 +90,11 @@ class Worker:
         self._revision = key_revision()
         self.keyring = load_keys()
         self._keys_read = time.monotonic()
+        self._refreshing = asyncio.Lock()
         self._heads: dict[tuple[str, str], str] = {}
         self._bearers: dict[str, tuple[KeyRecord, Bearer]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._unwatched: list[Call] = []
 
     # -- life
 
@@ -97,6 +102,7 @@ class Worker:
         """Begin group commit and the watch over keys. Needs the running loop."""
         self.commit.start()
         self._tasks.append(self.loop.create_task(self._watch_keys()))
+        self._tasks.append(self.loop.create_task(self._watch_callers()))
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, wait for those in flight, then end the rest: each gets its outcome."""
@@ -132,6 +138,20 @@ class Worker:
         }
 
     # -- one call
+
+    async def authenticate(self, text: str, now: datetime) -> KeyRecord:
+        """The key's record, from memory. A key that is not known may have been issued a moment ago: then, and only
+        then, the control store is asked whether anything changed.
+
+        Raises:
+            KeyMissing, KeyInvalid, KeyExpired, KeyRevoked: as `KeyRing.authenticate`.
+        """
+        try:
+            return self.keyring.authenticate(text, now)
+        except KeyInvalid:
+            if not await self._refresh_keys():
+                raise
+            return self.keyring.authenticate(text, now)
 
     def bearer(self, record: KeyRecord, now: datetime) -> Bearer:
         """The labels of a key at this moment."""
@@ -187,9 +207,9 @@ class Worker:
         except JournalFailed as error:
             log.error("intent refused: %s", error.message)
             raise NotRecording("the gateway cannot record calls now, so none is sent") from None
-        call = Call(self.journal, self.refused, intent, target)
+        call = Call(self.journal, self.refused, intent, target, request)
         self.live.add(call)
-        call.watcher = self.loop.create_task(call.watch(request))
+        self._unwatched.append(call)
         if self.sync_always:
             await self._synced(call.sequence)
         return call
@@ -285,19 +305,41 @@ class Worker:
         except JournalFailed:
             raise NotRecording("the gateway cannot record calls now") from None
 
+    async def _watch_callers(self) -> None:
+        """Look after callers who leave, and bodies that do not come.
+
+        A call is watched once it is older than a tick: most refusals and short answers are over by then, and a task
+        for each of them would cost more than all the rest of their bookkeeping.
+        """
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            self.body_deadlines.expire()
+            calls, self._unwatched = self._unwatched, []
+            for call in calls:
+                if call in self.live:
+                    call.watcher = self.loop.create_task(call.watch())
+
     async def _watch_keys(self) -> None:
         while True:
             await asyncio.sleep(REVISION_INTERVAL_S)
+            await self._refresh_keys()
+            self._write_refused()
+
+    async def _refresh_keys(self) -> bool:
+        """Read the keys again if the control store's revision moved; says whether it did."""
+        async with self._refreshing:
             try:
                 revision = self._key_revision()
-                if revision != self._revision:
+                moved = revision != self._revision
+                if moved:
                     self.keyring = await self.loop.run_in_executor(None, self._load_keys)
                     self._revision = revision
                     self._bearers.clear()
                 self._keys_read = time.monotonic()
             except (CostbearerError, OSError) as error:
                 log.warning("the control store cannot be read, keys hold as they were: %s", error)
-            self._write_refused()
+                return False
+            return moved
 
     def _write_refused(self) -> None:
         """Write the outcomes that a full disk refused, as soon as it takes them."""

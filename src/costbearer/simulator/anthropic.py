@@ -13,7 +13,19 @@ from typing import Any
 from costbearer.simulator.blocks import Block, answer_blocks
 from costbearer.simulator.faults import Orders, without_marks
 from costbearer.simulator.prices import Card, PriceList, Sampling, Terms
-from costbearer.simulator.reply import EVENTS, Ask, Bill, Piece, Plan, Refusal, encode, move_forward, stated, whole
+from costbearer.simulator.reply import (
+    EVENTS,
+    Ask,
+    Bill,
+    Piece,
+    Plan,
+    Refusal,
+    encode,
+    mistyped,
+    move_forward,
+    stated,
+    whole,
+)
 from costbearer.simulator.samplings import Course, Service, course, usage
 from costbearer.simulator.text import CACHE_TOKENS_MIN, OVERHEAD_TOKENS_MAX, Segment, count
 
@@ -27,6 +39,18 @@ _FIELDS = """
     stop_sequences stream system temperature thinking thread tool_choice tools top_k top_p user_profile_id workspace_id
 """
 FIELDS = frozenset(_FIELDS.split())
+_TYPES: dict[str, tuple[type, ...]] = {
+    "cache_control": (dict,),
+    "inference_geo": (str,),
+    "metadata": (dict,),
+    "service_tier": (str,),
+    "speed": (str,),
+    "stream": (bool,),
+    "system": (str, list),
+    "thinking": (dict,),
+    "tool_choice": (dict,),
+    "tools": (list,),
+}
 
 
 def headers(request_id: str) -> tuple[tuple[str, str], ...]:
@@ -91,13 +115,12 @@ def check_prompt(body: dict[str, Any], prices: PriceList) -> Refusal | None:
         return invalid("model: Field required")
     if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
         return invalid("messages: at least one message with a role and content is required")
-    metadata = body.get("metadata")
-    if metadata is not None:
-        if not isinstance(metadata, dict):
-            return invalid("metadata: Input should be an object")
-        for name in metadata:
-            if name != "user_id":
-                return invalid(f"metadata.{name}: Extra inputs are not permitted")
+    wrong = mistyped(body, _TYPES)
+    if wrong is not None:
+        return invalid(f"{wrong}: Input should be a valid {_TYPES[wrong][0].__name__}")
+    for name in body.get("metadata") or {}:
+        if name != "user_id":
+            return invalid(f"metadata.{name}: Extra inputs are not permitted")
     if body.get("service_tier") not in (None, "auto", "standard_only"):
         return invalid("service_tier: Input should be 'auto' or 'standard_only'")
     card = prices.find(model, NAME)
@@ -215,7 +238,7 @@ def _ttl(holder: dict[str, Any]) -> int | None:
     control = holder.get("cache_control")
     if not isinstance(control, dict):
         return None
-    return TTL_S.get(control.get("ttl") or "5m", TTL_S["5m"])
+    return TTL_S["1h"] if control.get("ttl") == "1h" else TTL_S["5m"]
 
 
 def _part_bytes(part: object) -> bytes:

@@ -315,7 +315,7 @@ def _decode(body: bytes) -> Any:
     """The JSON value, None where there is none."""
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from costbearer.simulator.faults import without_marks
 from costbearer.simulator.prices import Card, PriceList, Sampling, Terms
-from costbearer.simulator.reply import EVENTS, Ask, Bill, Piece, Plan, Refusal, encode, stated, whole
+from costbearer.simulator.reply import EVENTS, Ask, Bill, Piece, Plan, Refusal, encode, mistyped, stated, whole
 from costbearer.simulator.text import CACHE_TOKENS_MIN, OVERHEAD_TOKENS_MAX, Draws, Segment, count, draw, slices, write
 
 NAME = "openai"
@@ -31,6 +31,16 @@ _FIELDS = """
     stop store stream stream_options temperature tool_choice tools top_logprobs top_p user verbosity web_search_options
 """
 FIELDS = frozenset(_FIELDS.split())
+_TYPES: dict[str, tuple[type, ...]] = {
+    "metadata": (dict,),
+    "parallel_tool_calls": (bool,),
+    "reasoning_effort": (str,),
+    "service_tier": (str,),
+    "stream": (bool,),
+    "stream_options": (dict,),
+    "tools": (list,),
+}
+CHOICES_MAX = 128
 _SERVED_TIER = {None: "default", "auto": "default", "default": "default", "flex": "flex", "priority": "priority"} | {
     "fast": "priority"
 }
@@ -121,18 +131,19 @@ def check(body: dict[str, Any], prices: PriceList) -> Refusal | None:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
         return invalid("Invalid 'messages': expected a non-empty array of messages with a role.", "messages")
-    metadata = body.get("metadata")
-    if metadata is not None:
-        if not isinstance(metadata, dict):
-            return invalid("Invalid type for 'metadata': expected an object.", "metadata", "invalid_type")
-        for name, value in metadata.items():
-            if not isinstance(value, str):
-                param = f"metadata.{name}"
-                return invalid(f"Invalid type for '{param}': expected a string.", param, "invalid_type")
+    wrong = mistyped(body, _TYPES)
+    if wrong is not None:
+        return invalid(f"Invalid type for '{wrong}'.", wrong, "invalid_type")
+    for name, value in (body.get("metadata") or {}).items():
+        if not isinstance(value, str):
+            param = f"metadata.{name}"
+            return invalid(f"Invalid type for '{param}': expected a string.", param, "invalid_type")
     for name in ("max_tokens", "max_completion_tokens", "n"):
         value = body.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             return invalid(f"Invalid '{name}': expected an integer of at least 1.", name, "integer_below_min_value")
+    if (body.get("n") or 1) > CHOICES_MAX:
+        return invalid(f"Invalid 'n': expected at most {CHOICES_MAX}.", "n", "integer_above_max_value")
     if body.get("stream_options") is not None and not body.get("stream"):
         return invalid("The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options")
     if body.get("service_tier") not in _SERVED_TIER:
@@ -201,7 +212,8 @@ def _is_message(message: object) -> bool:
 
 def _functions(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     tools = body.get("tools") or []
-    return [tool for tool in tools if isinstance(tool, dict) and isinstance(tool.get("function"), dict)]
+    functions = [tool for tool in tools if isinstance(tool, dict) and isinstance(tool.get("function"), dict)]
+    return [tool for tool in functions if isinstance(tool["function"].get("name"), str)]
 
 
 def _message_bytes(message: dict[str, Any]) -> bytes:
@@ -290,8 +302,9 @@ def _calls(ask: Ask, draws: Draws) -> tuple[tuple[str, str, str], ...]:
     if not functions or body["messages"][-1]["role"] == "tool" or asked == "none":
         return ()
     if isinstance(asked, dict):
-        named = (asked.get("function") or {}).get("name")
-        functions = [tool for tool in functions if tool["function"]["name"] == named] or functions
+        named = asked.get("function")
+        wanted = named.get("name") if isinstance(named, dict) else None
+        functions = [tool for tool in functions if tool["function"]["name"] == wanted] or functions
     elif asked != "required" and not ask.orders.tool:
         return ()
     number = 1 if body.get("parallel_tool_calls") is False else max(1, ask.orders.tool)
@@ -312,8 +325,9 @@ def example(schema: object, draws: Draws, index: int) -> dict[str, Any]:
     for position, (name, rule) in enumerate(properties.items()):
         rules = rule if isinstance(rule, dict) else {}
         number = (draws.extra >> position % 24) % 100 + index
-        if rules.get("enum"):
-            values[name] = rules["enum"][number % len(rules["enum"])]
+        enum = rules.get("enum")
+        if isinstance(enum, list) and enum:
+            values[name] = enum[number % len(enum)]
         elif rules.get("type") in ("integer", "number"):
             values[name] = number
         elif rules.get("type") == "boolean":

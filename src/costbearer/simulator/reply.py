@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
@@ -105,6 +105,15 @@ class Provider(Protocol):
     def models(self, prices: PriceList) -> bytes: ...
     def check(self, body: dict[str, Any], prices: PriceList) -> Refusal | None: ...
     def plan(self, ask: Ask) -> Plan | Refusal: ...
+
+
+def mistyped(body: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> str | None:
+    """The first field whose value is neither null nor of its types."""
+    for name, allowed in types.items():
+        value = body.get(name)
+        if value is not None and not isinstance(value, allowed):
+            return name
+    return None
 
 
 def whole(body: dict[str, Any], usage: dict[str, Any], wanted: Orders) -> bytes:

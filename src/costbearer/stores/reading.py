@@ -159,7 +159,8 @@ class JournalReading:
         """Find out which segments there are. What is written later belongs to the next look."""
         numbers = [number for number in self._numbers if number >= self._first_unsealed]
         if not numbers or numbers[0] != self._first_unsealed or self.dead:
-            self._numbers = [number for number in all_segments(self.directory) if number >= self._first_unsealed]
+            numbers = [number for number in all_segments(self.directory) if number >= self._first_unsealed]
+            self._numbers = numbers
             return
         # A directory of many sealed segments is long to list, and a writer only ever makes the next number.
         while segment_file(self.directory, numbers[-1] + 1).exists():
@@ -344,7 +345,10 @@ class JournalReading:
                 self._next_segment(later[0])
                 self.place = self._at
             return None
-        final = self.dead or number < self._numbers[-1]
+        last = number == self._numbers[-1]
+        # What was posted beyond the last segment was posted when the journal was dead, which is found out again later.
+        ended = self.dead or (limit is not None and limit.segment > number)
+        final = ended or not last
         data = self._bytes_from(number, offset)
         if limit is not None and number == limit.segment and offset + len(data) >= limit.offset:
             data, final = data[: limit.offset - offset], False
@@ -355,7 +359,7 @@ class JournalReading:
             self._sha.update(memoryview(data)[: end - offset])
             self._at = Place(number, end)
             self._touched.add(number)
-        if final and self.dead and number == self._numbers[-1]:
+        if ended and last:
             self._close_unreadable(rows)
         table = rows.table()
         if table.num_rows:
