@@ -133,7 +133,10 @@ def bench(*, settings: str = "") -> Iterator[Bench]:
     processes: list[subprocess.Popen[bytes]] = []
     try:
         answer = json.dumps(ANSWER).replace("'", "")
-        serve = f"server {{ listen 127.0.0.1:{upstream}; default_type application/json; location / {{ return 200 '{answer}'; }} }}"
+        serve = (
+            f"server {{ listen 127.0.0.1:{upstream}; default_type application/json;"
+            f" location / {{ return 200 '{answer}'; }} }}"
+        )
         passing = (
             f"upstream answer {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 10000000; }}"
             f"server {{ listen 127.0.0.1:{proxy}; location / {{ proxy_pass http://answer; proxy_http_version 1.1;"

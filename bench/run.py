@@ -1,4 +1,4 @@
-"""`make bench`: ratios measured in one run, written to bench/RESULTS.md. Machines are noisy; compare within a run only."""
+"""`make bench`: ratios measured in one run, written to bench/RESULTS.md. Compare within a run only."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def memory(running: Bench, calls: int) -> Rows:
 
 
 def _middle(values: list[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} (of {len(values)}: {min(values):.{digits}f} to {max(values):.{digits}f})"
+    middle, least, most = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} (of {len(values)}: {least} to {most})"
 
 
 def main() -> int:
@@ -103,9 +104,9 @@ def _document(table: str) -> str:
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return f"""# Benchmark results
 
-Measured on {datetime.now(UTC):%Y-%m-%d} on {machine}; the load generator and the upstream share the machine with what is
-measured. Ratios are taken within one run, in turns; absolute figures are there to be understood, not to be compared
-between machines. Each cell is the median, with the smallest and largest of its rounds.
+Measured on {datetime.now(UTC):%Y-%m-%d} on {machine}; the load generator and the upstream share the machine with
+what is measured. Ratios are taken within one run, in turns; absolute figures are there to be understood, not to be
+compared between machines. Each cell is the median, with the smallest and largest of its rounds.
 
 Repeat with `make bench` (needs Debian's `nginx` and `wrk`); `python -m bench.run --quick` for a short look.
 

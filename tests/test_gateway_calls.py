@@ -139,8 +139,8 @@ def test_nothing_of_ours_reaches_the_provider(path: str, config: Config, simulat
                 ("cookie", "a=b"),
                 ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
             ]
-            metadata = {"metadata": {"tags": ["workflow:nightly"]}}
-            await running.ask(ask_for(path, **metadata), path, headers=headers)
+            asked = ask_for(path, metadata={"tags": ["workflow:nightly"]})
+            await running.ask(asked, path, headers=headers)
             (line,) = simulator.books().lines
             assert line.saw == ()
             (entry,) = running.entries()

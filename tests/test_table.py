@@ -95,7 +95,7 @@ support      1         1       -       -  unknown       -        1     $2.00    
 older        1         1      10       2    $0.50   10.0%        0   unknown    unknown
 gone         0         0       0       0    $0.00    0.0%        0  $0.00125  -$0.00125
 ---------------------------------------------------------------------------------------
-total        4         4   1,010     202    $3.50  100.0%        1     $3.00     +$0.50
+total        4         4   1,010     202    $3.50  100.0%        1     $3.00  +$0.49875
 
 1 call whose cost is not known, at most $0.05, not in the total.
 3 calls of the period compared with whose cost is not known.
@@ -125,7 +125,7 @@ def test_the_text_of_a_comparison_tells_unknown_from_nothing() -> None:
 
 def test_the_text_says_what_is_missing_from_the_total() -> None:
     table = table_of([row("search", "1", unknown=1)], totals={"unknown_bound_usd": money.usd("0.0412")})
-    assert "\n1 call whose cost is not known, at most $0.04, not in the total.\n" in table.to_text()
+    assert "\n1 call whose cost is not known, at most $0.0412, not in the total.\n" in table.to_text()
     unbounded = table_of([row("search", "1", calls=2000, unknown=1500)], totals={"unknown_bound_usd": None})
     assert "\n1,500 calls whose cost is not known, without a bound, not in the total.\n" in unbounded.to_text()
     assert "not known" not in PLAIN.to_text()

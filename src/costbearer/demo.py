@@ -81,11 +81,12 @@ def stage(directory: Path) -> Iterator[Stage]:
         config = directory / "costbearer.toml"
         config.write_text(_config(directory, simulator, gateway_port, console_port), encoding="utf-8")
         command = [sys.executable, "-m", "costbearer", "serve", "--config", str(config)]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+        with (directory / "server.log").open("wb") as log:
+            server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)  # noqa: S603
         try:
             console_url = f"http://127.0.0.1:{console_port}"
             gateway_url = f"http://127.0.0.1:{gateway_port}"
-            _await_ready(server, [f"{console_url}/readyz", f"{gateway_url}/readyz"])
+            _await_ready(server, directory / "server.log", [f"{console_url}/readyz", f"{gateway_url}/readyz"])
             token = (data / "admin-token").read_text(encoding="utf-8").strip()
             running = Stage(gateway_url, console_url, data, simulator, token, server)
             for name, labels in KEYS.items():
@@ -289,7 +290,7 @@ def await_posted(running: Stage) -> None:
             return
         seen = wanted
         time.sleep(0.3)
-    raise StoreFailed("the ledger did not show every call in time; see the server's messages above")
+    raise StoreFailed("the ledger did not show every call in time")
 
 
 def run(*, once: bool, say: Callable[[str], None], show: Callable[[str], None]) -> int:
@@ -369,12 +370,13 @@ def _port(wanted: int) -> int:
     raise StoreFailed("no free port on the loopback address")
 
 
-def _await_ready(server: subprocess.Popen[bytes], addresses: list[str]) -> None:
+def _await_ready(server: subprocess.Popen[bytes], log: Path, addresses: list[str]) -> None:
     end = time.monotonic() + START_TIMEOUT_S
     for address in addresses:
         while True:
             if server.poll() is not None or time.monotonic() > end:
-                raise StoreFailed(f"the demo's server did not start ({address}); see its messages above")
+                said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+                raise StoreFailed(f"the demo's server did not start: {' '.join(said) or address}")
             with contextlib.suppress(httpx2.HTTPError):
                 if httpx2.get(address, timeout=2).status_code == 200:
                     break

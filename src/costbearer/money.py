@@ -19,6 +19,7 @@ ZERO = Decimal("0.000000000000")
 
 _EXACT = Context(prec=2 * DIGITS, rounding=ROUND_HALF_EVEN, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
 _ROUNDING = Context(prec=2 * DIGITS, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
+_CENT = Decimal("0.01")
 _LIMIT = Decimal(10) ** (DIGITS - PLACES)
 
 
@@ -114,12 +115,12 @@ def text(amount: Decimal) -> str:
 
 
 def display(amount: Decimal | None) -> str:
-    """The amount for people: `$1,234.50`; below a cent as many digits as it takes; unknown is never $0.00."""
+    """The amount for people: `$1,234.50`; below a dollar as many digits as it takes; unknown is never $0.00."""
     if amount is None:
         return "unknown"
     sign = "-" if amount < 0 else ""
     size = amount.copy_abs()
-    if size == 0 or size >= Decimal("0.01"):
-        return f"{sign}${size.quantize(Decimal('0.01'), context=_ROUNDING):,}"
+    if size >= 1:
+        return f"{sign}${size.quantize(_CENT, context=_ROUNDING):,}"
     digits = f"{size.quantize(QUANTUM, context=_ROUNDING):f}".rstrip("0")
-    return f"{sign}${digits}"
+    return f"{sign}${digits.ljust(len('0.00'), '0')}"

@@ -26,7 +26,7 @@ def _serving(function: Callable[[Config, list[str], bool], int]) -> Callable[...
     @click.option("--workers", type=int, help="Worker processes of the gateway (2).")
     @click.option("--child", is_flag=True, hidden=True)
     @click.pass_context
-    def run(context: click.Context, config_file: Path | None, child: bool, **given: Any) -> None:
+    def run(context: click.Context, /, config_file: Path | None, child: bool, **given: Any) -> None:
         names = {
             "data": "data",
             "gateway_port": "gateway.port",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from costbearer.dialects import jsonedit
@@ -13,6 +15,15 @@ MODEL_LENGTH_MAX = 256
 
 WORD_LENGTH_MAX = 64
 """Characters of a tier, speed or region; a longer one is no such word and is left to the provider to refuse."""
+
+PLAIN_BYTES_MAX = 128 * 1024
+"""The largest body whose texts are decoded on the way, which is quicker than to note where each stands up to there."""
+
+_SPACE = rb"[ \t\r\n]*"
+_TAGS = _SPACE.join((rb'"tags"', rb":", rb"")) + rb'\[[^\]"]*(?:"[^"\\]*"[^\]"]*)*\]'
+_TAGS_MEMBER = re.compile(_TAGS)
+_TAGS_ALONE = re.compile(_SPACE.join((rb'"metadata"', rb":", rb"\{", _TAGS, rb"\}")))
+_MODEL_MEMBER = re.compile(_SPACE.join((rb'"model"', rb":", rb'("[^"\\]*")')))
 
 _NULL = ord("n")
 _TEXT = msgspec.json.Decoder(str)
@@ -87,7 +98,7 @@ class Fields:
             text = _TEXT.decode(value)
         except ValueError:
             return None
-        return text if 0 < len(text) <= WORD_LENGTH_MAX and text.isprintable() else None
+        return text if is_word(text) else None
 
     def model(self) -> str:
         """The member `model`, without which nothing can be routed or priced."""
@@ -119,6 +130,46 @@ class Fields:
 
     def _wrong(self, name: str, expected: str, value: msgspec.Raw) -> BodyInvalid:
         return BodyInvalid(f'"{self._prefix}{name}" must be {expected}, not {jsonedit.kind(value)}')
+
+
+def is_word(text: str) -> bool:
+    """Can it be a tier, a speed or a region?"""
+    return 0 < len(text) <= WORD_LENGTH_MAX and text.isprintable()
+
+
+def plain_tags(metadata: jsonedit.Members) -> tuple[str, ...] | None:
+    """As `Fields.tags`, of the members of `metadata`. Raises `ValueError` where a name comes twice or tags are none."""
+    if jsonedit.twice(metadata):
+        raise ValueError("a name comes twice")
+    for name, value in metadata.items():
+        if str(name) == "tags":
+            return tuple(_TEXTS.decode(value))
+    return None
+
+
+def outgoing(body: bytes, tagged: bool, model: str | None) -> bytes | None:
+    """A body that `Fields` has read, without its tags if it is tagged and with another model if one is given.
+
+    Done where bytes alone show what to change, else None: where a name occurs more than once, or with an escape.
+    """
+    if tagged:
+        at = jsonedit.once(body, b'"metadata"')
+        if at < 0:
+            return None
+        found = _TAGS_ALONE.match(body, at)
+        if found is None:
+            at = jsonedit.once(body, b'"tags"')
+            found = _TAGS_MEMBER.match(body, at) if at >= 0 else None
+        if found is None:
+            return None
+        body = jsonedit.cut(body, found.start(), found.end())
+    if model is not None:
+        at = jsonedit.once(body, b'"model"')
+        found = _MODEL_MEMBER.match(body, at) if at >= 0 else None
+        if found is None:
+            return None
+        body = b"".join((body[: found.start(1)], msgspec.json.encode(model), body[found.end(1) :]))
+    return body
 
 
 def drop_tags(revision: jsonedit.Revision) -> None:

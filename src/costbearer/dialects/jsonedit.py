@@ -7,7 +7,9 @@ numbers, white space. Here a member's value is never re-encoded; it is found, an
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from operator import call
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -16,23 +18,42 @@ from costbearer.errors import BodyInvalid
 _GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HALF_A_PAIR = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}"')
+_COMMA = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
+_SPACE = b" \t\r\n"
+_EMPTY = re.compile(rb"[ \t\r\n]*}")
+_COMMA_SIGN = ord(",")
 _KEY = re.compile(rb'[ \t\r\n,]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 
 
-class _Name:
-    """A member's name that equals no other object, so that a dict of members keeps a name that comes twice."""
+class Name(str):
+    """A member's name that equals no other, so that a dict of members keeps a name that comes twice."""
 
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-def _named(kind: type[_Name], text: str) -> _Name:
-    return kind(text)
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
 
-_DECODER = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_named)
+Members: TypeAlias = dict[Name, msgspec.Raw]
+
+
+T = TypeVar("T")
+
+
+def decoder(shape: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
+    """A decoder of that shape, which may contain `Members`."""
+    # The hook is called with the type and the text for each member: a function of ours would cost more than the parse.
+    return msgspec.json.Decoder(shape, dec_hook=call).decode
+
+
+named_members = decoder(dict[Name, msgspec.Raw])
+"""An object's members by name, one that comes twice kept twice. Raises what the decoder raises (`reply.UNREADABLE`)
+and checks no UTF-8."""
+
+
+def twice(names: Iterable[Name]) -> bool:
+    """Does one of the names come twice?"""
+    texts = list(map(str, names))
+    return len(set(texts)) < len(texts)
 
 
 class Member(NamedTuple):
@@ -52,9 +73,9 @@ def members(document: bytes, where: str = "the request body") -> dict[str, msgsp
             reads such a body next may take the other value.
     """
     named = _decode(document, where)
-    found = {name.text: value for name, value in named.items()}
+    found = dict(zip(map(str, named), named.values(), strict=True))
     if len(found) < len(named):
-        names = [name.text for name in named]
+        names = [str(name) for name in named]
         twice = next(name for name in names if names.count(name) > 1)
         raise BodyInvalid(f"{where} has the member {twice[:60]!r} twice; send it once")
     return found
@@ -127,10 +148,35 @@ class Revision:
         return b"".join(pieces)
 
 
+def once(document: bytes, key: bytes) -> int:
+    """Where a name that the document has as a member's stands, if its bytes occur nowhere else; else -1.
+
+    `key` is the name in its quotes, of letters and underscores: such a name can only be spelled otherwise with an
+    escape that begins with `\\u`, so that in a document without one the only occurrence is the member.
+    """
+    at = document.find(key)
+    return -1 if at < 0 or document.find(key, at + 1) >= 0 or b"\\u" in document else at
+
+
+def cut(document: bytes, start: int, end: int) -> bytes:
+    """The document without the member at [start, end), which may be of an object inside it; as `Revision.remove`."""
+    before = start - 1
+    while document[before] in _SPACE:
+        before -= 1
+    if document[before] == _COMMA_SIGN:
+        before -= 1
+        while document[before] in _SPACE:
+            before -= 1
+    else:
+        comma = _COMMA.match(document, end)
+        end = end if comma is None else comma.end()
+    return document[: before + 1] + document[end:]
+
+
 def prepend(document: bytes, name: str, value: bytes) -> bytes:
     """The object with one member put in right after its first brace. The document is known to be an object."""
     brace = document.find(b"{") + 1
-    comma = b"" if document[brace:].lstrip(b" \t\r\n").startswith(b"}") else b","
+    comma = b"" if _EMPTY.match(document, brace) else b","
     return b"".join((document[:brace], msgspec.json.encode(name), b":", value, comma, document[brace:]))
 
 
@@ -140,7 +186,7 @@ def kind(value: msgspec.Raw) -> str:
     return words.get(memoryview(value)[0], "a number")
 
 
-def _decode(document: bytes, where: str) -> dict[_Name, msgspec.Raw]:
+def _decode(document: bytes, where: str) -> Members:
     if not document.isascii():
         try:
             document.decode()
@@ -148,7 +194,7 @@ def _decode(document: bytes, where: str) -> dict[_Name, msgspec.Raw]:
             hint = " (it looks like gzip: send it uncompressed)" if document.startswith(_GZIP) else ""
             raise BodyInvalid(f"{where} is not UTF-8 at byte {fault.start}{hint}; send JSON in UTF-8") from None
     try:
-        return _DECODER.decode(document)
+        return named_members(document)
     except msgspec.ValidationError as fault:
         raise BodyInvalid(f"{where} must be a JSON object: {fault}") from None
     except msgspec.DecodeError as fault:

@@ -20,15 +20,13 @@ from typing import Any
 import msgspec
 
 from costbearer.dialects import body as bodies
-from costbearer.dialects import jsonedit, reply
+from costbearer.dialects import jsonedit, openai_plain, reply
 from costbearer.dialects.base import CallRequest, Reading, ReplyReader
+from costbearer.dialects.openai_plain import CALLER_TOOLS, CHOICES_MAX, CONTAINED_PARTS
 from costbearer.dialects.openai_usage import read_cost, read_usage
 from costbearer.dialects.reply import Notes
 from costbearer.errors import CallRefused
 from costbearer.usage import Work
-
-CHOICES_MAX = 128
-"""The most choices (`n`) the API takes, by its specification."""
 
 _TEXTS = frozenset({"content", "refusal", "reasoning", "reasoning_content", "text"})
 """Members of a delta or message that are generated text. `reasoning_details` repeats `reasoning` and is left out."""
@@ -37,8 +35,6 @@ _OPEN_MEMBERS = frozenset({"web_search_options", "search_parameters", "plugins",
 """Members by which the provider adds input of its own: searches (OpenAI, xAI, OpenRouter, Azure), stored prompts, and
 other models that may serve the call instead (OpenRouter)."""
 
-_CONTAINED_PARTS = frozenset({"text", "refusal", "thinking"})
-_CALLER_TOOLS = frozenset({"function", "custom", None})
 _ASK_FOR_USAGE = b'{"include_usage":true}'
 _ARRAY = ord("[")
 _TEXT_OR_NULL = b'"n'
@@ -83,6 +79,9 @@ class OpenAIChat:
         """Understand a request; `models` has no body. Raises `BodyInvalid`."""
         if operation == "models":
             return CallRequest(operation=operation, model="", stream=False, body=body)
+        return openai_plain.read(operation, body) or self._member_by_member(operation, body)
+
+    def _member_by_member(self, operation: str, body: bytes) -> CallRequest:
         fields = bodies.Fields(body)
         stream = fields.flag("stream") or False
         options = fields.object("stream_options")
@@ -112,6 +111,10 @@ class OpenAIChat:
         asking = request.stream and not request.wants_usage
         if not request.has_tags and model == request.model and not (asking and request.has_stream_options):
             return jsonedit.prepend(request.body, "stream_options", _ASK_FOR_USAGE) if asking else request.body
+        if not (asking and request.has_stream_options):
+            edited = bodies.outgoing(request.body, request.has_tags, model if model != request.model else None)
+            if edited is not None:
+                return jsonedit.prepend(edited, "stream_options", _ASK_FOR_USAGE) if asking else edited
         revision = jsonedit.Revision(request.body)
         if request.has_tags:
             bodies.drop_tags(revision)
@@ -135,6 +138,9 @@ class OpenAIChat:
         """Read a completion that came whole, or an error body. Never raises."""
         if request.operation == "models":
             return Reading(complete=True)
+        return openai_plain.whole(request, body) or self._tolerant(request, body)
+
+    def _tolerant(self, request: CallRequest, body: bytes) -> Reading:
         try:
             found = _chunk(body)
         except msgspec.ValidationError:
@@ -341,7 +347,7 @@ def _open_ended(fields: bodies.Fields) -> bool:
         return True
     try:
         tools = fields.raw("tools")
-        if tools is not None and any(tool.type not in _CALLER_TOOLS for tool in _parts(tools)):
+        if tools is not None and any(tool.type not in CALLER_TOOLS for tool in _parts(tools)):
             return True
         messages = fields.raw("messages")
         for message in _messages(messages) if messages is not None else ():
@@ -350,7 +356,7 @@ def _open_ended(fields: bodies.Fields) -> bool:
                 return True
             if first == _ARRAY:
                 # Images, sound and files count even inside the body: their bytes do not bound their tokens.
-                if any(part.type not in _CONTAINED_PARTS for part in _parts(message.content)):
+                if any(part.type not in CONTAINED_PARTS for part in _parts(message.content)):
                     return True
             elif first not in _TEXT_OR_NULL:
                 return True

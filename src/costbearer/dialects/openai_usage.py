@@ -6,20 +6,84 @@ The rules are those of `openai_chat`; each provider's deviation is told by the c
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from costbearer import money
 from costbearer.dialects import reply
 from costbearer.dialects.reply import Counts, Notes
-from costbearer.usage import Usage
+from costbearer.usage import COUNT_MAX, Usage
 
 USD_PER_TICK = Decimal("1e-10")
 """xAI's `cost_in_usd_ticks`: 10,000,000,000 ticks are one dollar (shown by two recorded bodies priced at list)."""
 
 TICKS_MAX = 10**30
 """Beyond any amount of money; more is damage."""
+
+
+_Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+
+
+class _OfPrompt(msgspec.Struct, gc=False):
+    cached_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
+
+
+class _OfCompletion(msgspec.Struct, gc=False):
+    reasoning_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
+
+
+class _OfServerTools(msgspec.Struct, gc=False):
+    web_search_requests: _Count | None = None
+
+
+class PlainUsage(msgspec.Struct, gc=False):
+    """A usage object in which every count is one, and that states no cost."""
+
+    prompt_tokens: Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+    completion_tokens: _Count
+    total_tokens: _Count | None = None
+    prompt_tokens_details: _OfPrompt | None = None
+    completion_tokens_details: _OfCompletion | None = None
+    prompt_cache_hit_tokens: _Count | None = None
+    cached_tokens: _Count | None = None
+    server_tool_use_details: _OfServerTools | None = None
+    cost: None = None
+    cost_in_usd_ticks: None = None
+
+
+_NO_PROMPT = _OfPrompt()
+_NO_COMPLETION = _OfCompletion()
+
+
+def read_plain(stated: PlainUsage, notes: Notes) -> Usage:
+    """As `read_usage` reads the same object; it can be relied on."""
+    of_prompt, of_completion = stated.prompt_tokens_details or _NO_PROMPT, stated.completion_tokens_details
+    of_completion = of_completion or _NO_COMPLETION
+    prompt, completion, total = stated.prompt_tokens, stated.completion_tokens, stated.total_tokens
+    reasoning = of_completion.reasoning_tokens
+    cached = of_prompt.cached_tokens
+    if cached is None:
+        cached = stated.prompt_cache_hit_tokens
+    if cached is None:
+        cached = stated.cached_tokens
+    searched = stated.server_tool_use_details
+    return Usage(
+        input_tokens=prompt,
+        output_tokens=completion
+        if total is None or total == prompt + completion
+        else _inclusive_output(prompt, completion, total, reasoning, notes),
+        cache_read_input_tokens=cached,
+        cache_creation_input_tokens=of_prompt.cache_write_tokens,
+        reasoning_output_tokens=reasoning,
+        audio_input_tokens=of_prompt.audio_tokens,
+        audio_output_tokens=of_completion.audio_tokens,
+        web_search_requests=None if searched is None else searched.web_search_requests,
+    )
 
 
 def read_usage(stated: dict[str, Any], notes: Notes) -> tuple[Usage, bool]:
