@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -227,7 +226,7 @@ def test_filters(client: TestClient, pairs: list[tuple[str, str]], keep: Any) ->
 def test_faulty_parameters_are_named_all_at_once(
     client: TestClient, pairs: list[tuple[str, str]], fields: set[str]
 ) -> None:
-    answer = client.get("/api/v1/entries", params=httpx2.QueryParams(pairs))
+    answer = client.get("/api/v1/entries", params=tuple(pairs))
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["code"] == "query_invalid" and set(error["fields"]) == fields

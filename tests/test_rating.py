@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from costbearer import money
 from costbearer.errors import AmountInvalid
 from costbearer.ledger import PROVIDER_DIFFERENCE, Charge
-from costbearer.prices import Card, Context, PriceBook, Unrated
+from costbearer.prices import Card, Context, Price, PriceBook, Unrated
 from costbearer.rating import Rating, bound, rate, with_provider_cost, worst_input_tokens, worst_output_tokens
 from costbearer.stores.archive import bundled
 from costbearer.usage import COUNT_MAX, METERS, OVERHEAD_TOKENS_PER_REQUEST, Usage, Work
@@ -389,6 +389,50 @@ def test_bound_by_table(
     assert isinstance(card, Card)
     given_in, given_out, choices = tokens
     assert bound(card, input_tokens_max=given_in, output_tokens_max=given_out, choices=choices) == Decimal(expected)
+
+
+amounts = st.integers(0, 9).map(lambda number: money.usd(f"0.{number}"))
+stepped_prices = st.builds(
+    lambda base, steps: Price(base, tuple(sorted(steps.items()))),
+    amounts,
+    st.dictionaries(st.integers(1, 8), amounts, max_size=3),
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["input", "audio_input", "output", "audio_output", "web_search"]), stepped_prices),
+    st.dictionaries(st.sampled_from(["input_image_tokens", "output_image_tokens", "requests"]), stepped_prices),
+    st.integers(0, 10),
+)
+def test_a_bound_takes_the_highest_price_that_so_much_input_reaches(
+    prices: dict[str, Price], unmetered: dict[str, Price], tokens: int
+) -> None:
+    card = Card(
+        id="",
+        provider="p",
+        model="m",
+        context="standard",
+        valid_from=None,
+        valid_until=None,
+        hours=None,
+        prices=prices,
+        unmetered=unmetered,
+        source="",
+        context_window=None,
+    )
+    inputs = {"input", "audio_input", "input_image_tokens"}
+    outputs = {"output", "audio_output", "output_image_tokens"}
+
+    def highest(side: set[str]) -> Decimal:
+        reached = [money.ZERO]
+        for unit, price in (prices | unmetered).items():
+            if unit in side:
+                reached += [price.base, *(stepped for threshold, stepped in price.steps if tokens > threshold)]
+        return max(reached)
+
+    expected = money.total([money.times(tokens, highest(inputs)), money.times(7, highest(outputs))])
+    assert bound(card, input_tokens_max=tokens, output_tokens_max=7) == expected
+    assert msgspec.json.decode(msgspec.json.encode(card), type=Card) == card
 
 
 def test_an_absurd_limit_makes_a_bound_that_still_can_be_stored(book: PriceBook) -> None:

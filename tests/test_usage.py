@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costbearer.errors import UsageInvalid
-from costbearer.usage import COUNT_MAX, COUNTS, METER, METERS, Usage, combined, estimated_tokens, leaves
+from costbearer.usage import (
+    COUNT_MAX,
+    COUNTS,
+    METER,
+    METERS,
+    Usage,
+    combined,
+    estimated_tokens,
+    leaves,
+    leaves_by_terms,
+)
 
 small = st.integers(0, 10**6)
 
@@ -88,6 +100,26 @@ def test_counts_that_contradict_their_containment_are_refused(usage: Usage, subj
         leaves(usage)
     assert caught.value.subject == subject
     assert subject in caught.value.message
+
+
+stated_counts = st.one_of(st.none(), st.integers(-2, 5), st.sampled_from([COUNT_MAX, COUNT_MAX + 1]))
+usual_counts = ("input_tokens", "output_tokens", "cache_read_input_tokens", "reasoning_output_tokens")
+
+
+@given(
+    st.one_of(
+        st.fixed_dictionaries({}, optional=dict.fromkeys(usual_counts, stated_counts)),
+        st.fixed_dictionaries({}, optional=dict.fromkeys(COUNTS, stated_counts)),
+    )
+)
+def test_the_usual_counts_are_split_as_the_table_of_meters_says(counts: dict[str, int | None]) -> None:
+    def answer(split: Callable[[Usage], dict[str, int]]) -> list[tuple[str, int]] | tuple[str, str]:
+        try:
+            return list(split(Usage(**counts)).items())  # in the table's order: charges are listed in it
+        except UsageInvalid as invalid:
+            return invalid.subject, invalid.message
+
+    assert answer(leaves) == answer(leaves_by_terms)
 
 
 @given(sound_usages())

@@ -8,6 +8,7 @@ any failure everything in memory is dropped, and the next pass starts from the d
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,7 +118,8 @@ class Bookkeeper:
         """
         with self._lock:
             try:
-                posted = self._pass()
+                with _no_collector():
+                    posted = self._pass()
             except BaseException as error:
                 # Whatever stopped the pass, memory may be ahead of the ledger: the next one starts from the disk.
                 self._readings = None
@@ -280,6 +282,20 @@ class Bookkeeper:
     def _notice(self, text: str) -> None:
         if text not in self._notices:
             self._notices.append(text)
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Without Python's cyclic collector: a batch is a hundred thousand objects without cycles that live for a moment,
+    and walking them again and again takes a fifth of the time of posting (measured).
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _position(reading: JournalReading) -> Position:

@@ -23,6 +23,7 @@ MAGIC = b"CBJ1"
 _HEADER = struct.Struct(">4sIQI")
 _CHECKED = struct.Struct(">IQ")
 HEADER_BYTES = _HEADER.size
+_CHECKED_FROM = HEADER_BYTES - _CHECKED.size
 PAYLOAD_BYTES_MAX = 1024 * 1024
 """An entry is about 1 KiB; a length above this is damage to a reader and a fault of the caller to a writer."""
 
@@ -43,13 +44,13 @@ class Opening(msgspec.Struct, tag="opening", frozen=True):
     previous_sha256: str | None
 
 
-class Intent(msgspec.Struct, tag="intent", frozen=True):
+class Intent(msgspec.Struct, tag="intent", frozen=True, gc=False):
     """Written before a call is sent. `entry.sequence` is the sequence of this very frame."""
 
     entry: Entry
 
 
-class Outcome(msgspec.Struct, tag="outcome", frozen=True):
+class Outcome(msgspec.Struct, tag="outcome", frozen=True, gc=False):
     """How a call ended: the whole entry again. `entry.sequence` is its intent's; the frame has one of its own."""
 
     entry: Entry
@@ -102,7 +103,9 @@ def encode(frame: Frame, sequence: int, buffer: bytearray) -> None:
     length = len(buffer) - HEADER_BYTES
     if length > PAYLOAD_BYTES_MAX:
         raise JournalFailed(f"frame {sequence} has {length} bytes; at most {PAYLOAD_BYTES_MAX} are written")
-    check = zlib.crc32(memoryview(buffer)[HEADER_BYTES:], zlib.crc32(_CHECKED.pack(length, sequence)))
+    # The header's place holds what is checked beside the payload, in one piece with it, until the check is known.
+    _CHECKED.pack_into(buffer, _CHECKED_FROM, length, sequence)
+    check = zlib.crc32(memoryview(buffer)[_CHECKED_FROM:])
     _HEADER.pack_into(buffer, 0, MAGIC, length, sequence, check)
 
 

@@ -41,14 +41,14 @@ PROVIDER_DIFFERENCE = "provider_difference"
 """The meter of the charge that makes computed charges add up to the cost the provider itself stated."""
 
 
-class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
+class Claim(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Something said about a field that was not believed: kept as evidence, changing nothing."""
 
     value: str
     source: str
 
 
-class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+class Field(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One attributed field: its value, who vouches for it, where it was read, and who said otherwise."""
 
     value: str
@@ -57,7 +57,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     conflict: tuple[Claim, ...] = ()
 
 
-class Charge(msgspec.Struct, frozen=True):
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """One priced quantity. `cost_usd` = quantity x unit price, exact; `card` names the rate card it came from.
 
     `list_cost_usd` is the public price; `cost_usd` what is expected to be billed (the contract's price where there is
@@ -73,7 +73,7 @@ class Charge(msgspec.Struct, frozen=True):
     card: str
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """One call, posted once. Its identity is (journal, sequence of its intent), for ever.
 
     `calls` and `requests` are signed columns that add: a request counts at its first attempt, a reversal counts -1.

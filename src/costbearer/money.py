@@ -21,6 +21,7 @@ _EXACT = Context(prec=2 * DIGITS, rounding=ROUND_HALF_EVEN, traps=[Inexact, Inva
 _ROUNDING = Context(prec=2 * DIGITS, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 _CENT = Decimal("0.01")
 _LIMIT = Decimal(10) ** (DIGITS - PLACES)
+_multiply, _add, _subtract = _EXACT.multiply, _EXACT.add, _EXACT.subtract
 
 
 def usd(value: str | int | Decimal) -> Decimal:
@@ -46,7 +47,7 @@ def usd(value: str | int | Decimal) -> Decimal:
 
 def times(quantity: int, unit_price: Decimal) -> Decimal:
     """Quantity x unit price, exact; raises `decimal.Inexact` rather than round."""
-    return _EXACT.multiply(Decimal(quantity), unit_price)
+    return _multiply(quantity, unit_price)
 
 
 def scaled(amount: Decimal, factor: Decimal) -> Decimal:
@@ -58,13 +59,13 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
     """The exact sum, with 12 places."""
     result = ZERO
     for amount in amounts:
-        result = _EXACT.add(result, amount)
+        result = _add(result, amount)
     return result
 
 
 def minus(left: Decimal, right: Decimal) -> Decimal:
     """The exact difference."""
-    return _EXACT.subtract(left, right)
+    return _subtract(left, right)
 
 
 def per(amount: Decimal, quantity: int) -> Decimal | None:

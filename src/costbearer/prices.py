@@ -10,9 +10,10 @@ import hashlib
 import re
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, TypeVar
 
 import msgspec
@@ -40,7 +41,7 @@ class Unrated(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class Context(msgspec.Struct, frozen=True):
+class Context(msgspec.Struct, frozen=True, gc=False):
     """How a call was served, in the provider's own words; None where it did not say."""
 
     tier: str | None = None
@@ -48,7 +49,7 @@ class Context(msgspec.Struct, frozen=True):
     geo: str | None = None
 
 
-class Price(msgspec.Struct, frozen=True):
+class Price(msgspec.Struct, frozen=True, gc=False):
     """USD per token or per request, with 12 places.
 
     A step's price holds for the whole request once its input is larger than the threshold.
@@ -66,7 +67,7 @@ class Price(msgspec.Struct, frozen=True):
         return self.base
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True):
+class Card(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The prices of one model at one provider in one context, for the days `[valid_from, valid_until)`.
 
     `id` is `provider/model/context/day#hash`, the hash over everything else the card says: a card never changes, and
@@ -86,6 +87,47 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     unmetered: dict[str, Price]
     source: str
     context_window: int | None
+
+    @cached_property
+    def dearest_input(self) -> Price:
+        """The most an input token can cost, whatever it is: text, audio, image, a cache write."""
+        return _dearest(price for unit, price in self._token_prices() if not _is_output(unit))
+
+    @cached_property
+    def dearest_output(self) -> Price:
+        """The most an output token can cost, whatever it is: text, reasoning, audio, image."""
+        return _dearest(price for unit, price in self._token_prices() if _is_output(unit))
+
+    def _token_prices(self) -> Iterator[tuple[str, Price]]:
+        for unit, price in (*self.prices.items(), *self.unmetered.items()):
+            if METER[unit].unit == "token" if unit in METER else unit.endswith("_tokens"):
+                yield unit, price
+
+
+_OUTPUT = frozenset({"output", "reasoning_output", "audio_output"})
+
+
+def _is_output(unit: str) -> bool:
+    return unit in _OUTPUT if unit in METER else unit.startswith("output_")
+
+
+def _dearest(prices: Iterable[Price]) -> Price:
+    """The highest of these prices that a request can reach, as its input grows; 0 where there is none.
+
+    Unlike a price's own steps these never fall: a bound holds for every smaller input too.
+    """
+    highest = money.ZERO
+    steps: dict[int, Decimal] = {}
+    for price in prices:
+        highest = max(highest, price.base)
+        for threshold, stepped in price.steps:
+            steps[threshold] = max(stepped, steps.get(threshold, stepped))
+    rising: list[tuple[int, Decimal]] = []
+    last = highest
+    for threshold in sorted(steps):
+        last = max(last, steps[threshold])
+        rising.append((threshold, last))
+    return Price(highest, tuple(rising))
 
 
 _ORDINARY = frozenset({"", "default", "standard", "auto"})
@@ -241,11 +283,13 @@ class PriceBook:
         found = self._found.get((provider, model)) or self._find(provider, model)
         if isinstance(found, Unrated):
             return found
-        when = _utc(when)
-        day, clock = when.date(), when.time()
-        key = (provider, model, None, day, found.slot(clock))
+        if when.tzinfo is not UTC:
+            when = _utc(when)
+        day = when.date()
+        key = (provider, model, None, day, bisect_right(found.edges, when.time()) if found.edges else 0)
         card = self._cards.get(key)
         if card is None:
+            clock = when.time()
             variants = () if found.borrowed else found.on(day).variants
             contexts = {context_text(row.when): row.when for row in variants}
             resolved = [_resolve(found, special, day, clock) for special in ({}, *contexts.values())]

@@ -15,7 +15,7 @@ import msgspec
 from costbearer import money
 from costbearer.errors import UsageInvalid
 from costbearer.ledger import PROVIDER_DIFFERENCE, Charge
-from costbearer.prices import Card, Context, Price, PriceBook, Unrated
+from costbearer.prices import Card, Context, PriceBook, Unrated
 from costbearer.usage import COUNT_MAX, METER, OVERHEAD_TOKENS_PER_REQUEST, Usage, Work, leaves
 
 PROVIDER_CARD = "provider"
@@ -24,11 +24,10 @@ PROVIDER_CARD = "provider"
 REQUEST_FEE = "requests"
 """An archive unit that every call of the model uses: a fee for which there is no meter makes the call unrated."""
 
-_OUTPUT = ("output", "reasoning_output", "audio_output")
 _NOTHING = Usage()
 
 
-class Rating(msgspec.Struct, frozen=True):
+class Rating(msgspec.Struct, frozen=True, gc=False):
     """The charges of a call and their sum; or no charges, no sum, and the reason as a machine code.
 
     Reasons: those of `prices.Unrated`, `meter_unpriced:<meter>`, `usage_invalid:<meter or count>`, `usage_missing`.
@@ -124,34 +123,15 @@ def bound(card: Card, *, input_tokens_max: int, output_tokens_max: int, choices:
     are not in it: how many there will be is not known beforehand. `PriceBook.dearest` gives the card for a call whose
     tier only the reply will tell.
     """
-    input_price = output_price = money.ZERO
-    for table in (card.prices, card.unmetered):
-        for unit, price in table.items():
-            if unit in METER:
-                if METER[unit].unit != "token":
-                    continue
-                output_side = unit in _OUTPUT
-            elif unit.endswith("_tokens"):
-                output_side = unit.startswith("output_")
-            else:
-                continue
-            highest = _highest(price, input_tokens_max)
-            if output_side:
-                output_price = max(output_price, highest)
-            else:
-                input_price = max(input_price, highest)
     # Usage with a larger count is refused as damage, so that a caller's absurd limit need not make an absurd bound.
     input_tokens = min(input_tokens_max, COUNT_MAX)
     output_tokens = min(output_tokens_max * choices, COUNT_MAX)
-    return money.total((money.times(input_tokens, input_price), money.times(output_tokens, output_price)))
-
-
-def _highest(price: Price, input_tokens_max: int) -> Decimal:
-    highest = price.base
-    for threshold, stepped in price.steps:
-        if input_tokens_max > threshold and stepped > highest:
-            highest = stepped
-    return highest
+    return money.total(
+        (
+            money.times(input_tokens, card.dearest_input.at(input_tokens_max)),
+            money.times(output_tokens, card.dearest_output.at(input_tokens_max)),
+        )
+    )
 
 
 def worst_input_tokens(

@@ -16,36 +16,29 @@ Shapes: https://docs.anthropic.com/en/api/messages and /messages-streaming. The 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from costbearer.dialects import anthropic_plain, jsonedit, reply
 from costbearer.dialects import body as bodies
-from costbearer.dialects import jsonedit, reply
+from costbearer.dialects.anthropic_plain import (
+    CONTAINED_BLOCKS,
+    DEFINED_TOOL_TOKENS_MAX,
+    DEFINED_TOOLS,
+    ONE_HOUR,
+    SERVER_STEPS,
+    TOOL_USE_TOKENS_MAX,
+)
 from costbearer.dialects.anthropic_usage import Message, read_work
 from costbearer.dialects.base import CallRequest, Reading, ReplyReader
 from costbearer.dialects.reply import Notes
 from costbearer.errors import CallRefused
 
-TOOL_USE_TOKENS_MAX = 1_000
-"""Tokens of the system prompt that the API adds where tools or a form of output are asked for. Published are up to 530
-(https://docs.anthropic.com/en/docs/tool-use-pricing-and-tokens); the rest is margin for models to come."""
-
-DEFINED_TOOL_TOKENS_MAX = 2_000
-"""Tokens of one of Anthropic's own client tools (bash, text editor, computer, memory), whose definition is not in the
-request. Published are up to 735 for one tool; the rest is margin."""
-
 _OPEN_MEMBERS = frozenset({"container", "mcp_servers", "context_management", "compaction", "fallbacks", "thread"})
 """Members by which the provider adds input, steps or models of its own."""
 
-_DEFINED_TOOLS = re.compile(r"(?:bash|text_editor|computer|memory|browser)_")
-_CONTAINED_BLOCKS = frozenset(
-    {"text", "thinking", "redacted_thinking", "tool_use", "tool_result", "search_result", "fallback"}
-)
-_ONE_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
-_SERVER_STEPS = frozenset({"server_tool_use", "mcp_tool_use"})
 _DELTA_TEXTS = ("text", "thinking", "partial_json", "content")
 _BLOCK_TEXTS = ("text", "thinking", "content")
 _OUTPUT_FORMS = frozenset({"output_config", "output_format"})
@@ -109,6 +102,9 @@ class AnthropicMessages:
 
     def read(self, operation: str, body: bytes) -> CallRequest:
         """Understand a request. Raises `BodyInvalid`."""
+        return anthropic_plain.read(operation, body) or self._member_by_member(operation, body)
+
+    def _member_by_member(self, operation: str, body: bytes) -> CallRequest:
         fields = bodies.Fields(body)
         tags = fields.tags()
         overhead, open_ended = _beyond_the_bytes(fields)
@@ -124,7 +120,7 @@ class AnthropicMessages:
             tier=fields.word("service_tier"),
             speed=fields.word("speed"),
             geo=fields.word("inference_geo"),
-            cache_ttl_1h=b'"ttl"' in body and _ONE_HOUR.search(body) is not None,
+            cache_ttl_1h=b'"ttl"' in body and ONE_HOUR.search(body) is not None,
             overhead_tokens=overhead,
         )
 
@@ -135,6 +131,9 @@ class AnthropicMessages:
         """
         if not request.has_tags and model == request.model:
             return request.body
+        edited = bodies.outgoing(request.body, request.has_tags, model if model != request.model else None)
+        if edited is not None:
+            return edited
         revision = jsonedit.Revision(request.body)
         if request.has_tags:
             bodies.drop_tags(revision)
@@ -156,6 +155,10 @@ class AnthropicMessages:
 
         `count_tokens` is free: its reply gives a complete reading without work.
         """
+        plain = None if request.operation == "count_tokens" else anthropic_plain.whole(request, body)
+        return plain or self._tolerant(request, body)
+
+    def _tolerant(self, request: CallRequest, body: bytes) -> Reading:
         try:
             found = _whole(body)
         except msgspec.ValidationError:
@@ -232,7 +235,7 @@ class _Told:
         for block in message.content if type(message.content) is list else ():
             self._block(block, _BLOCK_TEXTS)
             if type(block) is dict and type(block.get("input")) is dict:
-                self._generated += _json_size(block["input"])
+                self._generated += reply.json_size(block["input"])
         self._stopped = True
         self._server_steps = self._server_steps or message.stop_reason == "pause_turn"
         self._totals(message.usage)
@@ -255,7 +258,7 @@ class _Told:
         if type(block) is not dict:
             return
         kind = block.get("type")
-        if type(kind) is str and kind in _SERVER_STEPS:
+        if type(kind) is str and kind in SERVER_STEPS:
             self._server_steps = True
         elif kind == "fallback":
             to = block.get("to")
@@ -333,10 +336,6 @@ def _error_code(error: object) -> str | None:
     return reply.code(error.get("type")) if type(error) is dict else reply.ERROR_CODE_UNKNOWN
 
 
-def _json_size(value: object) -> int:
-    return len(msgspec.json.encode(value, enc_hook=str))
-
-
 def _beyond_the_bytes(fields: bodies.Fields) -> tuple[int, bool]:
     """(tokens the API adds by its own rules, may the input be larger than that and the bytes say?).
 
@@ -348,7 +347,7 @@ def _beyond_the_bytes(fields: bodies.Fields) -> tuple[int, bool]:
         tools = fields.raw("tools")
         for tool in _tools(tools) if tools is not None else ():
             overhead = overhead or TOOL_USE_TOKENS_MAX
-            if type(tool.type) is str and _DEFINED_TOOLS.match(tool.type):
+            if type(tool.type) is str and DEFINED_TOOLS.match(tool.type):
                 overhead += DEFINED_TOOL_TOKENS_MAX
             elif tool.type not in (None, "custom"):
                 open_ended = True
@@ -377,7 +376,7 @@ def _is_elsewhere(block: _Block) -> bool:
     if block.type == "document":
         source = block.source
         return type(source) is not dict or source.get("type") != "text"
-    if block.type not in _CONTAINED_BLOCKS:
+    if block.type not in CONTAINED_BLOCKS:
         return True
     return block.type == "tool_result" and _has_content_elsewhere(block.content)
 

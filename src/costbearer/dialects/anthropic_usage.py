@@ -6,16 +6,51 @@ the SDK's `BetaUsage`, checked against recorded replies.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from costbearer.dialects import reply
 from costbearer.dialects.reply import Counts, Notes
-from costbearer.usage import Usage, Work
+from costbearer.usage import COUNT_MAX, Usage, Work
 
 _SERVING = ("message", "fallback_message")
 _OUTSIDE_THE_TOTALS = ("compaction", "advisor_message")
+
+
+_Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+
+
+class _Split(msgspec.Struct, gc=False):
+    ephemeral_5m_input_tokens: _Count | None = None
+    ephemeral_1h_input_tokens: _Count | None = None
+
+
+class _OfOutput(msgspec.Struct, gc=False):
+    thinking_tokens: _Count | None = None
+
+
+class _OfServerTools(msgspec.Struct, gc=False):
+    web_search_requests: _Count | None = None
+    web_fetch_requests: _Count | None = None
+
+
+class PlainUsage(msgspec.Struct, gc=False):
+    """A message's final usage in which every count is one, without iterations."""
+
+    input_tokens: _Count
+    output_tokens: _Count
+    cache_read_input_tokens: _Count | None = None
+    cache_creation_input_tokens: _Count | None = None
+    cache_creation: _Split | None = None
+    output_tokens_details: _OfOutput | None = None
+    server_tool_use: _OfServerTools | None = None
+    service_tier: str | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    iterations: None = None
+    fallback_credit: None = None
 
 
 class Message(NamedTuple):
@@ -163,6 +198,26 @@ def _usage(counts: Counts, message: Message, notes: Notes) -> Usage:
         cache_creation_1h_input_tokens=_one_hour(written, five, hour, message.ttl_1h, notes),
         reasoning_output_tokens=counts.part("output_tokens_details").take("thinking_tokens"),
         web_search_requests=counts.part("server_tool_use").take("web_search_requests"),
+    )
+
+
+def read_plain(stated: PlainUsage, ttl_1h: bool, notes: Notes) -> Usage:
+    """As `read_work` reads the same object, whose counts can be relied on unless no input is stated."""
+    read, written, split = stated.cache_read_input_tokens, stated.cache_creation_input_tokens, stated.cache_creation
+    five = hour = None
+    if split is not None:
+        five, hour = split.ephemeral_5m_input_tokens, split.ephemeral_1h_input_tokens
+        if written is None and (five is not None or hour is not None):
+            written = (five or 0) + (hour or 0)
+    details, tools = stated.output_tokens_details, stated.server_tool_use
+    return Usage(
+        input_tokens=stated.input_tokens + (read or 0) + (written or 0),
+        output_tokens=stated.output_tokens,
+        cache_read_input_tokens=read,
+        cache_creation_input_tokens=written,
+        cache_creation_1h_input_tokens=_one_hour(written, five, hour, ttl_1h, notes) if written else hour,
+        reasoning_output_tokens=None if details is None else details.thinking_tokens,
+        web_search_requests=None if tools is None else tools.web_search_requests,
     )
 
 

@@ -95,10 +95,9 @@ class Fields:
         if value is None:
             return None
         try:
-            text = _TEXT.decode(value)
+            return word(_TEXT.decode(value))
         except ValueError:
             return None
-        return text if is_word(text) else None
 
     def model(self) -> str:
         """The member `model`, without which nothing can be routed or priced."""
@@ -132,14 +131,14 @@ class Fields:
         return BodyInvalid(f'"{self._prefix}{name}" must be {expected}, not {jsonedit.kind(value)}')
 
 
-def is_word(text: str) -> bool:
-    """Can it be a tier, a speed or a region?"""
-    return 0 < len(text) <= WORD_LENGTH_MAX and text.isprintable()
+def word(text: str | None) -> str | None:
+    """The text if it can be a tier, a speed or a region."""
+    return text if text is not None and 0 < len(text) <= WORD_LENGTH_MAX and text.isprintable() else None
 
 
 def plain_tags(metadata: jsonedit.Members) -> tuple[str, ...] | None:
     """As `Fields.tags`, of the members of `metadata`. Raises `ValueError` where a name comes twice or tags are none."""
-    if jsonedit.twice(metadata):
+    if len(metadata) > 1 and jsonedit.twice(metadata):
         raise ValueError("a name comes twice")
     for name, value in metadata.items():
         if str(name) == "tags":

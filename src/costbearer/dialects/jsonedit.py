@@ -7,7 +7,7 @@ numbers, white space. Here a member's value is never re-encoded; it is found, an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from operator import call
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -50,10 +50,9 @@ named_members = decoder(dict[Name, msgspec.Raw])
 and checks no UTF-8."""
 
 
-def twice(names: Iterable[Name]) -> bool:
+def twice(named: Members) -> bool:
     """Does one of the names come twice?"""
-    texts = list(map(str, names))
-    return len(set(texts)) < len(texts)
+    return len(set(map(str, named))) < len(named)
 
 
 class Member(NamedTuple):

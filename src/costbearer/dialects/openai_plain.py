@@ -116,7 +116,7 @@ def read(operation: str, body: bytes) -> CallRequest | None:
         asks = bool(_asks_for_usage(options)) if options else False
     except reply.UNREADABLE:
         return None
-    model, tier, limit = asked.model, asked.service_tier, asked.max_tokens
+    model, limit = asked.model, asked.max_tokens
     if jsonedit.twice(names) or not model.isprintable() or model.isspace():
         return None
     if asked.max_completion_tokens is not None and (limit is None or limit < asked.max_completion_tokens):
@@ -134,7 +134,7 @@ def read(operation: str, body: bytes) -> CallRequest | None:
         max_output_tokens=limit,
         choices=asked.n or 1,
         open_ended=_open_ended(asked),
-        tier=tier if tier is not None and bodies.is_word(tier) else None,
+        tier=bodies.word(asked.service_tier),
     )
 
 
@@ -143,7 +143,8 @@ def _asks_for_usage(options: jsonedit.Members) -> bool | None:
         raise ValueError("a name comes twice")
     for name, value in options.items():
         if str(name) == "include_usage":
-            return _flag(value)
+            flag: bool | None = _flag(value)
+            return flag
     return None
 
 

@@ -106,6 +106,11 @@ def size(text: object) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
+def json_size(value: object) -> int:
+    """UTF-8 bytes of a decoded value as compact JSON."""
+    return len(msgspec.json.encode(value, enc_hook=str))
+
+
 def amount(value: object) -> Decimal | None:
     """A stated cost in USD from the exact text of its JSON number; None for what is no amount from 0 up.
 

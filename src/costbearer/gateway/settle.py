@@ -28,14 +28,14 @@ from costbearer import money
 from costbearer.dialects.base import CallRequest, Reading
 from costbearer.ledger import Entry, Status
 from costbearer.prices import Context, PriceBook
-from costbearer.rating import Rating, rate, with_provider_cost
+from costbearer.rating import rate, with_provider_cost
 from costbearer.usage import Usage, Work, combined, estimated_tokens
 
 FREE_OPERATIONS = frozenset({"count_tokens"})
 """Operations that their provider states to be free of charge (Anthropic: token counting)."""
 
 
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
+class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How a call ended, as the gateway saw it."""
 
     status: Status
@@ -78,38 +78,58 @@ def read(
     header_cost: Decimal | None = None,
 ) -> Entry:
     """The outcome of a call with a reply of status 2xx, whole or cut."""
-    learned: dict[str, Any] = {
-        "response_model": reading.response_model,
-        "provider_response_id": reading.response_id,
-        "tier": reading.tier or intent.tier,
-        "region": reading.geo or intent.region,
-    }
     if reading.error_code is not None and ending.error_code is None:
         ending = msgspec.structs.replace(ending, status="error", error_code=reading.error_code)
     if request.operation in FREE_OPERATIONS:
-        usage = combined(part.usage for part in reading.work)
         free = not_billed(intent, ending, notes=reading.notes)
-        return msgspec.structs.replace(free, usage=usage, response_model=reading.response_model)
+        return msgspec.structs.replace(free, usage=_usage(reading.work), response_model=reading.response_model)
 
-    context = Context(tier=reading.tier, speed=reading.speed, geo=reading.geo)
     stated = header_cost if header_cost is not None else reading.provider_cost_usd
     work, basis, notes = reading.work, "metered", reading.notes
     if not reading.complete:
         if stated is None and not _readable(reading):
             reason = "reply_unreadable" if "body_not_json" in reading.notes else "usage_absent"
-            return unknown(intent, ending, reason, notes=notes, **learned)
+            return _unpriced(intent, ending, reading, reason, notes, intent.usage)
         work, basis, notes = _estimate(intent, reading, request), "estimated", (*notes, "estimated_from_bytes")
-    learned["usage"] = combined(part.usage for part in work)
 
+    usage = _usage(work)
+    context = Context(reading.tier, reading.speed, reading.geo)
     rating = rate(price_provider, work, context, intent.started_at, book)
+    computed = rating.cost_usd
     if stated is not None:
-        final = with_provider_cost(rating, stated)
-        return _priced(
-            intent, ending, final, "provider_cost", notes=notes, computed=rating.cost_usd, stated=stated, **learned
-        )
-    if rating.cost_usd is None:
-        return unknown(intent, ending, rating.reason or "unrated", notes=notes, **learned)
-    return _priced(intent, ending, rating, basis, notes=notes, computed=rating.cost_usd, stated=None, **learned)
+        rating, basis = with_provider_cost(rating, stated), "provider_cost"
+    elif computed is None:
+        return _unpriced(intent, ending, reading, rating.reason or "unrated", notes, usage)
+    # In one step and with every name written out: this is the entry of every call that went well.
+    return msgspec.structs.replace(
+        intent,
+        status=ending.status,
+        ended_at=ending.ended_at,
+        duration_ms=ending.duration_ms,
+        first_byte_ms=ending.first_byte_ms,
+        http_status=ending.http_status,
+        error_code=ending.error_code,
+        provider_request_id=ending.provider_request_id,
+        provider_response_id=reading.response_id,
+        response_model=reading.response_model,
+        tier=reading.tier or intent.tier,
+        region=reading.geo or intent.region,
+        usage=usage,
+        charges=rating.charges,
+        cost_usd=rating.cost_usd,
+        list_cost_usd=money.total([charge.list_cost_usd for charge in rating.charges]),
+        effective_cost_usd=rating.cost_usd,
+        computed_cost_usd=computed,
+        provider_cost_usd=stated,
+        basis=basis,
+        reason_unknown=None,
+        notes=intent.notes + notes,
+    )
+
+
+def _usage(work: tuple[Work, ...]) -> Usage:
+    """What all models of the call used together."""
+    return work[0].usage if len(work) == 1 else combined(part.usage for part in work)
 
 
 def _readable(reading: Reading) -> bool:
@@ -134,29 +154,20 @@ def _estimate(intent: Entry, reading: Reading, request: CallRequest) -> tuple[Wo
     return (msgspec.structs.replace(first, usage=counts), *others)
 
 
-def _priced(
-    intent: Entry,
-    ending: Ending,
-    rating: Rating,
-    basis: str,
-    *,
-    notes: tuple[str, ...],
-    computed: Decimal | None,
-    stated: Decimal | None,
-    **learned: Any,
+def _unpriced(
+    intent: Entry, ending: Ending, reading: Reading, reason: str, notes: tuple[str, ...], usage: Usage
 ) -> Entry:
-    return _close(
+    """The outcome of a reply whose cost cannot be said, with all that the reply did say."""
+    return unknown(
         intent,
         ending,
-        charges=rating.charges,
-        cost_usd=rating.cost_usd,
-        list_cost_usd=money.total(charge.list_cost_usd for charge in rating.charges),
-        effective_cost_usd=rating.cost_usd,
-        computed_cost_usd=computed,
-        provider_cost_usd=stated,
-        basis=basis,
-        notes=intent.notes + notes,
-        **learned,
+        reason,
+        notes=notes,
+        usage=usage,
+        response_model=reading.response_model,
+        provider_response_id=reading.response_id,
+        tier=reading.tier or intent.tier,
+        region=reading.geo or intent.region,
     )
 
 

@@ -202,8 +202,6 @@ def entries_of(table: pa.Table) -> pa.Table:
 def charges_of(table: pa.Table) -> pa.Table:
     """The `charges` table's part of sealed rows: one row per charge, under its entry's journal and sequence."""
     lists = table.column("charges").combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):
-        lists = pa.concat_arrays(lists.chunks)
     parents = pc.list_parent_indices(lists)
     owner = [table.column(name).take(parents) for name in ("journal", "sequence")]
     return pa.table([*owner, *lists.flatten().flatten()], schema=CHARGES_ARROW)
@@ -211,7 +209,7 @@ def charges_of(table: pa.Table) -> pa.Table:
 
 def totals_of(table: pa.Table) -> Totals:
     """Count and sums of sealed rows. Arrow adds 128-bit integers here: exact."""
-    costs, charges = table.column("cost_usd"), charges_of(table).column("cost_usd")
+    costs, charges = table.column("cost_usd"), table.column("charges").combine_chunks().flatten().field("cost_usd")
     return Totals(
         entries=table.num_rows,
         unknown=costs.null_count,
