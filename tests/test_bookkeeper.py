@@ -76,7 +76,7 @@ def test_every_outcome_is_posted_once(books: Books) -> None:
         assert_equal(bookkeeper.ledger, outcomes(books.journal_dir))
         with bookkeeper.ledger.reader() as reader:
             assert reader.grouped(())[0]["cost_usd"] == cost([*entries, last])
-        assert bookkeeper.damage == [] and bookkeeper.notices == []
+        assert bookkeeper.damage == () and bookkeeper.notices == []
 
 
 def test_nothing_is_posted_of_nothing(books: Books) -> None:
@@ -153,6 +153,24 @@ def test_complete_to_is_when_the_pass_began(books: Books) -> None:
     ledger.close()
 
 
+def test_progress_does_not_wait_for_a_pass(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    bookkeeper = books.open()
+    seen: list[int] = []
+    real = Ledger.post_table
+
+    def post(ledger: Ledger, *arguments: Any) -> None:
+        thread = threading.Thread(target=lambda: seen.append(bookkeeper.progress().entries))
+        thread.start()
+        thread.join(10)
+        real(ledger, *arguments)
+
+    monkeypatch.setattr(Ledger, "post_table", post)
+    with journal(books) as writer:
+        record(writer)
+        bookkeeper.catch_up()
+        assert (seen, bookkeeper.progress().entries) == ([0], 1)
+
+
 def test_a_dead_writers_calls_become_unknown_with_their_bound(books: Books) -> None:
     writer = JournalWriter.open(books.journal_dir)
     done = record(writer)
@@ -189,7 +207,7 @@ def test_segments_are_sealed_in_order_when_their_calls_are_closed(books: Books) 
         assert_equal(bookkeeper.ledger, outcomes(books.journal_dir))
     bookkeeper.catch_up()
     assert segments(writer.directory) == []
-    assert bookkeeper.damage == [] and bookkeeper.notices == []
+    assert bookkeeper.damage == () and bookkeeper.notices == []
     assert bookkeeper.rebuild() == 7
     assert_equal(bookkeeper.ledger, outcomes(books.journal_dir))
 
@@ -540,7 +558,7 @@ def test_killed_at_every_step(tmp_path: Path) -> None:
         assert sum(map(len, expected.values())) == calls
         assert_equal(bookkeeper.ledger, expected)
         assert all(segments(path) == [] for path in books.journal_dir.iterdir())
-        assert bookkeeper.damage == [] and bookkeeper.ledger.notices == []
+        assert bookkeeper.damage == () and bookkeeper.ledger.notices == []
         if at % 5 == 0:
             assert bookkeeper.rebuild() == calls
             assert_equal(bookkeeper.ledger, expected)
@@ -654,7 +672,7 @@ def killed_rounds(books: Books, rounds: int) -> None:
         bookkeeper = books.open()
         bookkeeper.catch_up()
         assert_equal(bookkeeper.ledger, outcomes(books.journal_dir))
-        assert bookkeeper.damage == []
+        assert bookkeeper.damage == ()
     bookkeeper.catch_up()
     assert bookkeeper.progress().unsealed_segments == 0
     assert_equal(bookkeeper.ledger, outcomes(books.journal_dir))

@@ -311,7 +311,8 @@ def test_too_many_wrong_tokens_from_one_address_are_answered_429(config: Config,
     assert (answer.status_code, code_of(answer)) == (429, "rate_limited")
     assert 0 < int(answer.headers["retry-after"]) <= FAILURES_WINDOW_S + 1
     token = secrets.admin_token(config.data)
-    assert stranger.get(KEYS, headers={"authorization": f"Bearer {token}"}).status_code == 429
+    right = stranger.get(KEYS, headers={"authorization": f"Bearer {token}"})
+    assert right.status_code == 200, "nobody on the same address can lock the administrator out"
     assert stranger.get("/healthz").status_code == 200
 
 

@@ -182,7 +182,7 @@ def test_a_segment_of_which_nothing_is_left_is_said_and_the_rest_is_there(books:
     compressed_file(directory, 2).write_bytes(kept)
     bookkeeper = opened(books)
     assert_equal(bookkeeper.ledger, outcomes(books.journal_dir))
-    assert bookkeeper.damage == []
+    assert bookkeeper.damage == ()
     books.close()
 
 
@@ -256,7 +256,7 @@ def test_an_interrupted_sealing_is_finished(books: Books, state: Callable[[Path]
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     state(directory)
     bookkeeper = opened(books)
-    assert bookkeeper.damage == [] and books.set_aside() == []
+    assert bookkeeper.damage == () and books.set_aside() == []
     assert_equal(bookkeeper.ledger, outcomes(books.journal_dir))
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before, (
         "sealing is a function of the frames"

@@ -95,7 +95,7 @@ def test_the_anthropic_sdk(server: Server, simulator: RunningSimulator, stream: 
     mark = f"sdk-anthropic-{stream}"
     client = anthropic.Anthropic(base_url=server.gateway_url, api_key=server.issue(), max_retries=0)
     asked: Any = {
-        "model": "claude-sonnet-4-5",
+        "model": "claude-haiku-4-5",
         "messages": [{"role": "user", "content": f"Say something. [[sim:mark={mark}]]"}],
         "max_tokens": 50,
         "extra_headers": {"x-costbearer-tags": f"mark:{mark}"},
@@ -116,7 +116,7 @@ def test_sdk_errors_carry_our_code(server: Server) -> None:
     assert caught.value.code == "key_invalid"
     with pytest.raises(anthropic.AuthenticationError) as other:
         anthropic.Anthropic(base_url=server.gateway_url, api_key="cbk_wrong", max_retries=0).messages.create(
-            model="claude-sonnet-4-5", max_tokens=5, messages=[{"role": "user", "content": "x"}]
+            model="claude-haiku-4-5", max_tokens=5, messages=[{"role": "user", "content": "x"}]
         )
     body: Any = other.value.body
     assert body["error"]["code"] == "key_invalid"

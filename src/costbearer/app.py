@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
+import ipaddress
 import json
 import logging
 import os
@@ -43,6 +44,8 @@ RESTART_PAUSE_S = 1.0
 """A child that died is started again after this long, so that one that dies at once does not spin."""
 START_TIMEOUT_S = 30.0
 LOCK_TIMEOUT_S = 1.0
+PORT_TIMEOUT_S = 10.0
+"""How long a gateway that is started again waits for its predecessor's workers to let go of the port."""
 STOP_MARGIN_S = 10.0
 
 log = logging.getLogger("costbearer")
@@ -77,15 +80,15 @@ def hasher(keyring: Keyring) -> Hasher:
 # -- the gateway
 
 
-def run_gateway(config: Config, *, child: bool = False) -> None:
+def run_gateway(config: Config, *, parent: int | None = None) -> None:
     """Granian and its workers, until SIGTERM or SIGINT."""
     from costbearer.gateway import server
 
     if not config.providers:
         raise ConfigInvalid("no provider is configured; add a [providers.NAME] table (see `costbearer config show`)")
-    if child:
-        server.die_with_parent()
-    check_port(config, "gateway")
+    if parent is not None:
+        server.die_with_parent(parent)
+    check_port(config, "gateway", wait_s=PORT_TIMEOUT_S if parent is not None else 0.0)
     prepare(config)
     server.run(config, make_worker)
 
@@ -121,14 +124,14 @@ def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
 # -- the console process
 
 
-def run_console(config: Config, *, child: bool = False) -> None:
+def run_console(config: Config, *, parent: int | None = None) -> None:
     """Ledger, bookkeeper, API and metrics in one process, until SIGTERM or SIGINT."""
     import uvicorn
 
     from costbearer.gateway.server import die_with_parent
 
-    if child:
-        die_with_parent()
+    if parent is not None:
+        die_with_parent(parent)
     check_port(config, "console")
     with locked(config.data / SERVER_LOCK, "a console is running on this data directory"):
         prepare(config)
@@ -221,7 +224,7 @@ class _Child:
 
     def __init__(self, name: str, arguments: Sequence[str]) -> None:
         self.name = name
-        self._command = [sys.executable, "-m", "costbearer", name, "--child", *arguments]
+        self._command = [sys.executable, "-m", "costbearer", name, "--parent", str(os.getpid()), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._again_at = 0.0
 
@@ -324,20 +327,30 @@ def locked(path: Path, held: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check_port(config: Config, part: str) -> None:
-    """Say it at once and clearly where a port is taken.
+def check_port(config: Config, part: str, *, wait_s: float = 0.0) -> None:
+    """Say it at once and clearly where a port is taken; or after `wait_s`, where a predecessor may still let go of it.
 
     Raises:
         ConfigInvalid: the address cannot be bound.
     """
     host, port = config.text(f"{part}.host"), config.integer(f"{part}.port")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ConfigInvalid(f"{part}.host: {host!r} is not an IP address such as 127.0.0.1 or ::1") from None
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigInvalid(f"{part}.port: {host}:{port} cannot be used: {error.strerror}") from None
+    end = time.monotonic() + wait_s
+    while True:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if time.monotonic() >= end:
+                    raise ConfigInvalid(f"{part}.port: {host}:{port} cannot be used: {error.strerror}") from None
+            else:
+                return
+        time.sleep(0.1)
 
 
 def _listens(host: str, port: int) -> bool:

@@ -146,7 +146,7 @@ def attribute(bearer: Bearer, said: Said, hasher: Hasher) -> Attribution:
         tags=tags,
         trace_id=trace_id,
         parent_id=parent_id,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 

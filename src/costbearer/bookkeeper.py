@@ -41,15 +41,15 @@ class Progress(msgspec.Struct, frozen=True):
     before a restart, and `failure` is what the last pass failed of.
     """
 
-    complete_to: datetime | None
-    entries: int
-    journals: int
-    unsealed_segments: int
-    open_calls: int
-    oldest_open: datetime | None
-    damage: int
-    held: tuple[str, ...]
-    failure: str | None
+    complete_to: datetime | None = None
+    entries: int = 0
+    journals: int = 0
+    unsealed_segments: int = 0
+    open_calls: int = 0
+    oldest_open: datetime | None = None
+    damage: int = 0
+    held: tuple[str, ...] = ()
+    failure: str | None = None
 
 
 class Bookkeeper:
@@ -75,6 +75,8 @@ class Bookkeeper:
         self._done: dict[str, list[Flaw]] = {}
         self._held: dict[str, str] = {}
         self._notices: list[str] = []
+        self._damage: tuple[Flaw, ...] = ()
+        self._progress = Progress()
 
     @property
     def notices(self) -> list[str]:
@@ -82,29 +84,13 @@ class Bookkeeper:
         return [*self.ledger.notices, *self._notices]
 
     @property
-    def damage(self) -> list[Flaw]:
-        """Everything that is wrong with the journals; what is sealed is known from its seal."""
-        with self._lock:
-            readings = self._readings or {}
-            flaws = [flaw for name in sorted(self._done) for flaw in self._done[name]]
-            return flaws + [flaw for name in sorted(readings) for flaw in readings[name].flaws]
+    def damage(self) -> tuple[Flaw, ...]:
+        """Everything that is wrong with the journals, as of the last pass; what is sealed is known from its seal."""
+        return self._damage
 
     def progress(self) -> Progress:
-        """How far the bookkeeper is, now or, while a pass runs, after it."""
-        with self._lock:
-            readings = list((self._readings or {}).values())
-            began = [started for reading in readings for started in reading.open_intents.values()]
-            return Progress(
-                complete_to=self.complete_to,
-                entries=sum(position.entries for position in self.ledger.positions().values()),
-                journals=len(readings) + len(self._done),
-                unsealed_segments=sum(reading.unsealed for reading in readings),
-                open_calls=len(began),
-                oldest_open=min(began, default=None),
-                damage=len(self.damage),
-                held=tuple(sorted(self._held)),
-                failure=self.failure,
-            )
+        """How far the last pass came. Never waits for one that runs."""
+        return self._progress
 
     def catch_up(self) -> int:
         """One pass: post all that the journals hold and the ledger does not, take over the dead, seal what is due.
@@ -123,11 +109,14 @@ class Bookkeeper:
             except BaseException as error:
                 # Whatever stopped the pass, memory may be ahead of the ledger: the next one starts from the disk.
                 self._readings = None
-                self.failure = str(error)
+                self.failure = str(error) or type(error).__name__
+                held = tuple(sorted(self._held))
+                self._progress = msgspec.structs.replace(self._progress, failure=self.failure, held=held)
                 if isinstance(error, OSError):
                     raise JournalFailed(f"the journals cannot be read or sealed: {error}") from error
                 raise
             self.failure = None
+            self._take_stock()
             return posted
 
     def rebuild(self, reason: str = "a rebuild was asked for") -> int:
@@ -179,6 +168,22 @@ class Bookkeeper:
         if not self._held:
             self.complete_to = began
         return posted
+
+    def _take_stock(self) -> None:
+        readings = self._readings or {}
+        began = [started for reading in readings.values() for started in reading.open_intents.values()]
+        done = [flaw for name in sorted(self._done) for flaw in self._done[name]]
+        self._damage = (*done, *(flaw for name in sorted(readings) for flaw in readings[name].flaws))
+        self._progress = Progress(
+            complete_to=self.complete_to,
+            entries=sum(position.entries for position in self.ledger.positions().values()),
+            journals=len(readings) + len(self._done),
+            unsealed_segments=sum(reading.unsealed for reading in readings.values()),
+            open_calls=len(began),
+            oldest_open=min(began, default=None),
+            damage=len(self._damage),
+            held=tuple(sorted(self._held)),
+        )
 
     def _find_new(self, readings: dict[str, JournalReading]) -> None:
         for directory in journals(self.journal_dir):

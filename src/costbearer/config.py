@@ -36,7 +36,7 @@ class Setting(NamedTuple):
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("data", "./costbearer-data", "the data directory: control store, ledger, journal, prices, secrets"),
-    Setting("gateway.host", "127.0.0.1", "address the gateway listens on"),
+    Setting("gateway.host", "127.0.0.1", "IP address the gateway listens on"),
     Setting("gateway.port", 4000, "port the gateway listens on", minimum=1, maximum=65535),
     Setting("gateway.workers", 2, "worker processes", minimum=1),
     Setting("gateway.body_bytes_max", 32 * 1024 * 1024, "largest request body", minimum=1024),
@@ -68,7 +68,7 @@ SETTINGS: tuple[Setting, ...] = (
         ("group", "always"),
     ),
     Setting("journal.sync_interval_ms", 50, "longest time between a frame and its fsync", minimum=1),
-    Setting("journal.segment_bytes", 8 * 1024 * 1024, "a segment is closed at this size", minimum=4096),
+    Setting("journal.segment_bytes", 8 * 1024 * 1024, "a segment is closed at this size", minimum=4096, maximum=2**28),
     Setting("journal.segment_s", 300.0, "a segment is closed at this age", minimum=1),
     Setting("ledger.post_interval_ms", 200, "how often the bookkeeper looks for new frames", minimum=10),
     Setting("control.stale_max_s", 900.0, "how long keys stay valid while the control store cannot be read", minimum=1),

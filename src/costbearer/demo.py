@@ -168,7 +168,7 @@ def _anthropic_calls(_: Callable[[str], Any], an: Callable[[str], Any]) -> int:
         )
     for number in range(4):
         with drafter.messages.stream(
-            model="claude-sonnet-4-5",
+            model="claude-opus-4-8",
             messages=[{"role": "user", "content": f"Draft an answer to mail {number}: where is my parcel?"}],
             max_tokens=300,
         ) as stream:
@@ -218,7 +218,7 @@ def _hard_cases(oa: Callable[[str], Any], an: Callable[[str], Any]) -> int:
     stream.close()
     prompt = "Tell another long story. [[sim:mark=demo-left-2 output=400 chunks=80 delay_ms=15]]"
     with an("drafter").messages.stream(
-        model="claude-sonnet-4-5", messages=[{"role": "user", "content": prompt}], max_tokens=500
+        model="claude-opus-4-8", messages=[{"role": "user", "content": prompt}], max_tokens=500
     ) as answer:
         for number, _ in enumerate(answer.text_stream):
             if number == 30:

@@ -16,7 +16,7 @@ from costbearer.config import Config
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def _serving(function: Callable[[Config, list[str], bool], int]) -> Callable[..., None]:
+def _serving(function: Callable[[Config, list[str], int | None], int]) -> Callable[..., None]:
     """The options that every serving command takes, and the settings they make."""
 
     @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings file (costbearer.toml).")
@@ -24,9 +24,9 @@ def _serving(function: Callable[[Config, list[str], bool], int]) -> Callable[...
     @click.option("--gateway-port", type=int, help="Port of the gateway (4000).")
     @click.option("--console-port", type=int, help="Port of the console (4001).")
     @click.option("--workers", type=int, help="Worker processes of the gateway (2).")
-    @click.option("--child", is_flag=True, hidden=True)
+    @click.option("--parent", type=int, hidden=True)
     @click.pass_context
-    def run(context: click.Context, /, config_file: Path | None, child: bool, **given: Any) -> None:
+    def run(context: click.Context, /, config_file: Path | None, parent: int | None, **given: Any) -> None:
         names = {
             "data": "data",
             "gateway_port": "gateway.port",
@@ -41,7 +41,7 @@ def _serving(function: Callable[[Config, list[str], bool], int]) -> Callable[...
         for key, value in given.items():
             if value is not None:
                 arguments += [f"--{key.replace('_', '-')}", str(value)]
-        context.exit(function(config, arguments, child))
+        context.exit(function(config, arguments, parent))
 
     run.__name__ = function.__name__
     run.__doc__ = function.__doc__
@@ -50,31 +50,31 @@ def _serving(function: Callable[[Config, list[str], bool], int]) -> Callable[...
 
 @click.command()
 @_serving
-def serve(config: Config, arguments: list[str], child: bool) -> int:
+def serve(config: Config, arguments: list[str], parent: int | None) -> int:
     """Run gateway and console, and keep them running."""
     from costbearer import app
 
-    assert not child
+    assert parent is None
     return app.serve(config, arguments, say)
 
 
 @click.command()
 @_serving
-def gateway(config: Config, arguments: list[str], child: bool) -> int:  # noqa: ARG001
+def gateway(config: Config, arguments: list[str], parent: int | None) -> int:  # noqa: ARG001
     """Run the gateway alone."""
     from costbearer import app
 
-    app.run_gateway(config, child=child)
+    app.run_gateway(config, parent=parent)
     return 0
 
 
 @click.command()
 @_serving
-def console(config: Config, arguments: list[str], child: bool) -> int:  # noqa: ARG001
+def console(config: Config, arguments: list[str], parent: int | None) -> int:  # noqa: ARG001
     """Run ledger, bookkeeper and API alone."""
     from costbearer import app
 
-    app.run_console(config, child=child)
+    app.run_console(config, parent=parent)
     return 0
 
 

@@ -142,19 +142,22 @@ class Guard:
                 "further names go into console.hosts"
             )
         origin = _single(scope, b"origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             raise HeaderInvalid("the Origin header names another site; only this console's own pages may call it")
         length = _single(scope, b"content-length")
         if length is not None and not (length.isdecimal() and int(length) <= self._body_bytes_max):
             raise self._too_large()
         if scope["path"] in self._public and scope["method"] in {"GET", "HEAD"}:
             return
-        address = _address(scope)
-        if self._failures.wait_s(address):
-            raise RateLimited(f"too many wrong tokens from {address}; it is heard again within a minute")
         scheme, _, given = (_single(scope, b"authorization") or "").partition(" ")
         stated = hashlib.sha256(given.strip().encode("latin-1")).digest()
         if scheme.lower() != "bearer" or not hmac.compare_digest(stated, self._token):
+            # The right token is always heard: somebody else on the same address must not be able to lock it out.
+            address = _address(scope)
+            if self._failures.wait_s(address):
+                raise RateLimited(
+                    f"too many wrong tokens from {address}; wrong ones are answered again within a minute"
+                )
             if given:
                 self._failures.failed(address)
             raise Unauthorized(
@@ -179,6 +182,14 @@ class Guard:
         except ValueError:
             return False
         return literal.is_loopback or self._any_address
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port of an Origin; None for what is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _single(scope: Scope, name: bytes) -> str | None:

@@ -1,7 +1,8 @@
 """Attempts: each a call of its own, with its own intent and outcome. Retried only where that cannot be billed twice.
 
-Safe to try again: no byte was sent, or the provider answered with a status that says it did not do the work
-(`RETRYABLE`). After a reset or a timeout the provider may have done it, so the caller is told and decides.
+Safe to try again: no byte was sent, or the provider itself answered with a status that says it did not do the work
+(`RETRYABLE`). After a reset or a timeout the provider may have done it, so the caller is told and decides; the same
+holds where something in front of the provider says so for it (`DOUBTFUL`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from costbearer.gateway.calls import Call, Request
 from costbearer.gateway.resolve import Target
 from costbearer.gateway.upstream import ConnectFailed, Connection, ReplyBroken
 from costbearer.gateway.worker import Worker
+from costbearer.ledger import Entry
 
 RETRYABLE = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 """Statuses after which OpenAI's and Anthropic's own SDKs try again; none of them is billed."""
+DOUBTFUL = frozenset({408, 502, 504})
+"""Statuses that a proxy also gives when it lost sight of a provider at work. Without the provider's own request id in
+the answer nobody knows whether the work was done."""
 BACKOFF_S = 0.25
 TIMEOUTS = frozenset({"first_byte_timeout", "idle_timeout"})
 
@@ -45,42 +50,69 @@ async def attempt(worker: Worker, request: Request) -> Call:
     for number, (target, reason) in enumerate(attempts, start=1):
         call = await worker.open(request, target, number, reason)
         try:
-            try:
-                connection = call.connection = await worker.pools[target.provider.name].acquire()
-                if call.client_gone or call.stopped:
-                    raise ConnectFailed("no longer wanted")
-                connection.send(*_outgoing(worker, request, target))
-            except ConnectFailed:
-                call.close(settle.not_billed(call.intent, call.ending("error", error_code="connect_failed")))
-                worker.done(call)
-                failure = UpstreamFailed(
-                    f"no connection to {target.provider.name} could be made; nothing was sent to it"
-                )
-                continue
-            try:
-                await connection.head()
-            except ReplyBroken as broken:
-                raise no_reply(call, broken) from None
-            call.answered(request.dialect.provider_request_id(connection.headers))
-            wait = _wait_before_retry(worker, connection, last=number == len(attempts))
-            if wait is None:
-                call.header_cost = _header_cost(connection, target)
-                return call
-            await _discard(connection)
-            call.close(settle.not_billed(call.intent, call.ending("error", error_code="provider_status")))
+            wait = await _try(worker, request, call, last=number == len(attempts))
+        except ConnectFailed:
+            call.close(settle.not_billed(call.intent, call.ending("error", error_code="connect_failed")))
             worker.done(call)
+            failure = UpstreamFailed(f"no connection to {target.provider.name} could be made; nothing was sent to it")
+            wait = 0.0
         except BaseException:
             worker.done(call, abandoned="gateway_fault")
             raise
+        if wait is None:
+            return call
+        if not call.wanted:
+            break
         await asyncio.sleep(wait)
-    assert failure is not None, "a plan ends in an answer or a failure"
-    raise failure
+        if request.caller.gone:
+            break
+    raise failure or UpstreamFailed("the caller left before an answer came")
+
+
+async def _try(worker: Worker, request: Request, call: Call, *, last: bool) -> float | None:
+    """One attempt. None: its answer is the one to relay. Else it is closed, and that many seconds are to be waited.
+
+    Raises:
+        ConnectFailed: nothing was sent; the call is still open.
+        CallRefused: something was sent and no answer came; the call is closed.
+    """
+    target = call.target
+    connection = await worker.pools[target.provider.name].acquire()
+    if not call.wanted:
+        worker.pools[target.provider.name].release(connection)
+        raise ConnectFailed("no longer wanted")
+    head, body = _outgoing(worker, request, target)
+    connection.send(head, body)
+    call.connection = connection
+    try:
+        await connection.head()
+    except ReplyBroken as broken:
+        raise no_reply(call, broken) from None
+    call.answered(request.dialect.provider_request_id(connection.headers))
+    call.header_cost = _header_cost(connection, target)
+    wait = _wait_before_retry(worker, call, connection)
+    if last or wait is None:
+        return None
+    await _discard(connection)
+    call.close(refused(call))
+    worker.done(call)
+    return wait
+
+
+def refused(call: Call) -> Entry:
+    """The outcome of an answer that is not 2xx: not billed, unless a cost is stated or nobody can know."""
+    ending = call.ending("error", error_code="provider_status")
+    if call.header_cost:
+        return settle.stated(call.intent, ending, call.header_cost, call.target.model)
+    if ending.http_status in DOUBTFUL and call.provider_request_id is None:
+        return settle.unknown(call.intent, ending, f"status_{ending.http_status}")
+    return settle.not_billed(call.intent, ending)
 
 
 def no_reply(call: Call, broken: ReplyBroken) -> CallRefused:
     """Close a call whose reply never came whole, and say so to the caller."""
     name = call.target.provider.name
-    reason = "client_gone_before_reply" if call.client_gone else f"no_reply_{broken.kind}"
+    reason = "client_gone_before_reply" if call.caller.gone else f"no_reply_{broken.kind}"
     call.close(settle.unknown(call.intent, call.ending("unknown", error_code=broken.kind), reason))
     if call.stopped:
         return ShuttingDown("the gateway is shutting down; send the request again")
@@ -102,12 +134,17 @@ def _outgoing(worker: Worker, request: Request, target: Target) -> tuple[bytes, 
     return "".join(lines).encode("latin-1", "replace"), body
 
 
-def _wait_before_retry(worker: Worker, connection: Connection, *, last: bool) -> float | None:
+def _wait_before_retry(worker: Worker, call: Call, connection: Connection) -> float | None:
     """Seconds to wait before the next attempt, or None where this answer is the one to relay."""
-    if connection.status not in RETRYABLE or last or worker.draining:
+    status = connection.status
+    if status not in RETRYABLE or worker.draining or call.header_cost:
         return None
-    stated = connection.headers.get("retry-after", "")
-    wait = float(stated) if stated.replace(".", "", 1).isdigit() else BACKOFF_S * (1 + random.random())  # noqa: S311 - jitter
+    if status in DOUBTFUL and call.provider_request_id is None:
+        return None
+    stated = connection.headers.get("retry-after", "").strip()
+    whole, _, part = stated.partition(".")
+    known = stated.isascii() and whole.isdecimal() and (not part or part.isdecimal())
+    wait = float(stated) if known else BACKOFF_S * (1 + random.random())  # noqa: S311 - jitter
     return wait if wait <= worker.retry_after_max_s else None
 
 
@@ -120,11 +157,12 @@ async def _discard(connection: Connection) -> None:
 
 
 def _header_cost(connection: Connection, target: Target) -> Decimal | None:
-    """The cost stated in the header that the provider's configuration names; text that is no amount is not stated."""
+    """The cost stated in the header that the provider's configuration names; what is no cost is not stated."""
     name = target.provider.cost_header
     if name is None or name not in connection.headers:
         return None
     try:
-        return money.usd(connection.headers[name].strip())
+        cost = money.usd(connection.headers[name].strip())
     except AmountInvalid:
         return None
+    return cost if cost >= 0 else None

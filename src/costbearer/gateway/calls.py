@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import NamedTuple
 
+import msgspec
+
 from costbearer.attribution import Attribution, Bearer
 from costbearer.dialects.base import CallRequest, Dialect
 from costbearer.errors import JournalFailed
@@ -18,6 +20,38 @@ from costbearer.gateway.settle import Ending
 from costbearer.gateway.upstream import Connection
 from costbearer.journal import JournalWriter, Outcome
 from costbearer.ledger import Entry, Status
+
+
+class Caller:
+    """Who waits for the answer. They may leave at any moment, also between two attempts."""
+
+    __slots__ = ("call", "gone", "over", "stream", "watcher", "wire")
+
+    def __init__(self, wire: Wire, *, stream: bool) -> None:
+        self.wire = wire
+        self.stream = stream
+        self.gone = False
+        self.over = False
+        self.call: Call | None = None
+        self.watcher: asyncio.Task[None] | None = None
+
+    async def watch(self) -> None:
+        """Wait for them to leave. A stream is then stopped: every further token would be wasted. A whole answer is
+        awaited, because the provider does the work either way and its exact cost comes with the end."""
+        await self.wire.client_disconnect()
+        self.leave()
+
+    def leave(self) -> None:
+        """They have gone."""
+        self.gone = True
+        if self.stream and self.call is not None:
+            self.call.drop()
+
+    def end(self) -> None:
+        """Their request is over, whatever they do now."""
+        self.over = True
+        if self.watcher is not None:
+            self.watcher.cancel()
 
 
 class Request(NamedTuple):
@@ -31,28 +65,30 @@ class Request(NamedTuple):
     bearer: Bearer
     attribution: Attribution
     targets: tuple[Target, ...]
-    wire: Wire
+    caller: Caller
 
 
 class Call:
-    """One attempt. Whoever holds it must close it; `abandon` closes what nobody else did."""
+    """One attempt. Whoever holds it must close it; `abandon` closes what nobody else did.
+
+    `asked` is the request as this provider gets it, under the model's name there.
+    """
 
     __slots__ = (
         "_first_byte",
         "_journal",
         "_refused",
         "_started",
-        "client_gone",
+        "asked",
+        "caller",
         "closed",
         "connection",
         "header_cost",
         "intent",
         "provider_request_id",
-        "request",
         "sequence",
         "stopped",
         "target",
-        "watcher",
     )
 
     def __init__(
@@ -63,26 +99,22 @@ class Call:
         self._refused = refused
         self._started = time.monotonic()
         self._first_byte: float | None = None
+        asked = request.asked
+        self.asked = asked if asked.model == target.model else msgspec.structs.replace(asked, model=target.model)
         self.intent = intent
         self.target = target
-        self.request = request
+        self.caller = request.caller
         self.sequence = intent.sequence
         self.connection: Connection | None = None
         self.provider_request_id: str | None = None
         self.header_cost: Decimal | None = None
-        self.client_gone = False
         self.stopped = False
         self.closed = False
-        self.watcher: asyncio.Task[None] | None = None
 
-    async def watch(self) -> None:
-        """Wait for the caller to leave. A stream is then stopped: every further token would be wasted. A whole answer
-        is awaited, because the provider does the work either way and its exact cost comes with the end."""
-        await self.request.wire.client_disconnect()
-        if self.request.asked.stream:
-            self.leave()
-        else:
-            self.client_gone = True
+    @property
+    def wanted(self) -> bool:
+        """Is there anybody left to answer, and time to do it?"""
+        return not self.stopped and not self.caller.gone
 
     def answered(self, provider_request_id: str | None) -> None:
         """The head of the provider's reply is there."""
@@ -95,7 +127,7 @@ class Call:
         first = self._first_byte
         started = self.intent.started_at
         return Ending(
-            status="cancelled" if self.client_gone else status,
+            status="cancelled" if self.caller.gone else status,
             # A clock that was set back must not make a call end before it began.
             ended_at=max(datetime.now(UTC), started),
             duration_ms=round((time.monotonic() - self._started) * 1000),
@@ -123,20 +155,22 @@ class Call:
         return entry
 
     def abandon(self, reason: str) -> None:
-        """Close as unknown what was left open, and drop the connection so that the provider stops."""
-        if self.connection is not None:
-            self.connection.abort()
-        if not self.closed:
-            self.close(settle.unknown(self.intent, self.ending("unknown", error_code=reason), reason))
+        """Close what was left open, as unknown if anything may have been sent, and drop the connection."""
+        self.drop()
+        if self.closed:
+            return
+        ending = self.ending("unknown", error_code=reason)
+        if self.connection is None:
+            self.close(settle.not_billed(self.intent, msgspec.structs.replace(ending, status="error")))
+        else:
+            self.close(settle.unknown(self.intent, ending, reason))
 
-    def leave(self) -> None:
-        """The caller has gone: nothing more is worth generating."""
-        self.client_gone = True
+    def drop(self) -> None:
+        """Drop the connection, so that the provider stops."""
         if self.connection is not None:
             self.connection.abort()
 
     def stop(self) -> None:
         """The gateway stops before the call has ended."""
         self.stopped = True
-        if self.connection is not None:
-            self.connection.abort()
+        self.drop()

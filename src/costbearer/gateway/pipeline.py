@@ -12,7 +12,7 @@ from costbearer.attribution import Said, attribute
 from costbearer.errors import CallRefused, EndpointNotMetered, JournalFailed, NotRecording, ShuttingDown
 from costbearer.gateway import edge, replies
 from costbearer.gateway.attempts import attempt
-from costbearer.gateway.calls import Request
+from costbearer.gateway.calls import Caller, Request
 from costbearer.gateway.endpoints import ENDPOINTS, HEALTH_PATHS, Endpoint, metered_paths
 from costbearer.gateway.relay import relay
 from costbearer.gateway.worker import Worker, new_request_id
@@ -75,6 +75,7 @@ async def _call(worker: Worker, scope: edge.Scope, wire: edge.Wire, endpoint: En
         worker.hasher,
     )
     targets = worker.resolver.targets(asked.model, endpoint.dialect)
+    caller = Caller(wire, stream=asked.stream)
     request = Request(
         id=request_id,
         trace_id=attribution.trace_id or request_id.removeprefix("req_").rjust(32, "0"),
@@ -84,10 +85,14 @@ async def _call(worker: Worker, scope: edge.Scope, wire: edge.Wire, endpoint: En
         bearer=bearer,
         attribution=attribution,
         targets=targets,
-        wire=wire,
+        caller=caller,
     )
-    call = await attempt(worker, request)
-    await relay(worker, request, call)
+    worker.watch(caller)
+    try:
+        call = await attempt(worker, request)
+        await relay(worker, request, call)
+    finally:
+        caller.end()
 
 
 def _likely_dialect(path: str) -> str:

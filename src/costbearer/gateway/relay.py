@@ -1,7 +1,8 @@
 """The way back: the provider's reply to the caller as it comes, its usage read on the way, the outcome written first.
 
 The outcome is in the journal before the last byte leaves. A stream's end marker is therefore held until the provider's
-body has ended (or `TRAILING_S` have passed: what follows an end marker is not worth a caller's wait).
+body has ended (or `TRAILING_S` have passed: what follows an end marker is not worth a caller's wait). A cost header is
+read for whole answers only: on a stream it is sent before the cost is known.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Any
 
 from costbearer import money
 from costbearer.dialects.base import ReplyReader
-from costbearer.errors import ShuttingDown, UpstreamFailed, UpstreamTimeout
+from costbearer.errors import CallRefused, JournalFailed, NotRecording, ShuttingDown, UpstreamFailed, UpstreamTimeout
 from costbearer.gateway import settle
-from costbearer.gateway.attempts import TIMEOUTS, no_reply
+from costbearer.gateway.attempts import TIMEOUTS, no_reply, refused
 from costbearer.gateway.calls import Call, Request
 from costbearer.gateway.replies import BASIS, COST, REQUEST_ID, TRACE_ID
 from costbearer.gateway.upstream import Connection, ReplyBroken
@@ -37,7 +38,7 @@ async def relay(worker: Worker, request: Request, call: Call) -> None:
     try:
         if not 200 <= status < 300:
             await _relay_refusal(request, call, connection)
-        elif connection.headers.get("content-type", "").startswith("text/event-stream"):
+        elif connection.headers.get("content-type", "").lower().startswith("text/event-stream"):
             await _relay_stream(worker, request, call, connection)
         else:
             await _relay_whole(worker, request, call, connection)
@@ -54,7 +55,7 @@ async def _relay_refusal(request: Request, call: Call, connection: Connection) -
         body = await connection.whole()
     except ReplyBroken:
         body = b""
-    call.close(settle.not_billed(call.intent, call.ending("error", error_code="provider_status")))
+    call.close(refused(call))
     if connection.status in _OURS:
         raise UpstreamFailed(
             f"{name} refused the gateway's own credential (status {connection.status}); tell its operator"
@@ -63,7 +64,7 @@ async def _relay_refusal(request: Request, call: Call, connection: Connection) -
         raise UpstreamFailed(
             f"{name} answered with a redirect (status {connection.status}); redirects are not followed"
         )
-    request.wire.response_bytes(connection.status, _headers(request, connection), body)
+    request.caller.wire.response_bytes(connection.status, _headers(request, connection), body)
 
 
 async def _relay_whole(worker: Worker, request: Request, call: Call, connection: Connection) -> None:
@@ -71,13 +72,13 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
         body = await connection.whole()
     except ReplyBroken as broken:
         raise no_reply(call, broken) from None
-    reading = request.dialect.whole(request.asked, body)
+    reading = request.dialect.whole(call.asked, body)
     entry = call.close(
         settle.read(
             call.intent,
             call.ending("ok"),
             reading,
-            request.asked,
+            call.asked,
             worker.book,
             price_provider=call.target.provider.price_provider,
             header_cost=call.header_cost,
@@ -92,41 +93,60 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
     if entry.cost_usd is not None:
         headers.append((COST, money.text(entry.cost_usd)))
     headers.append((BASIS, entry.basis))
-    request.wire.response_bytes(connection.status, headers, body)
+    request.caller.wire.response_bytes(connection.status, headers, body)
 
 
 async def _relay_stream(worker: Worker, request: Request, call: Call, connection: Connection) -> None:
-    reader = request.dialect.stream_reader(request.asked)
-    transport = request.wire.response_stream(connection.status, _headers(request, connection))
+    reader = request.dialect.stream_reader(call.asked)
+    transport = request.caller.wire.response_stream(connection.status, _headers(request, connection))
     held = bytearray()
     broken: ReplyBroken | None = None
     try:
-        await _pass_on(reader, transport, connection, held)
+        await _pass_on(reader, transport, connection, held, worker.reply_bytes_max)
     except ReplyBroken as error:
         # An end marker that has passed makes the reply whole, however its connection then ended.
         broken = None if reader.ended else error
     except RuntimeError:
         # Granian's RSGIProtocolClosed: the caller has gone.
-        call.leave()
-    _close_stream(worker, request, call, reader, broken)
-    await worker.recorded(call)
-    if call.client_gone:
+        call.caller.leave()
+    refused_by: CallRefused | None = None if broken is None else _said(call, broken)
+    try:
+        _close_stream(worker, call, reader, broken)
+        await worker.recorded(call)
+    except (JournalFailed, NotRecording):
+        # The intent stands; but an answer whose outcome is not on record must not look finished.
+        refused_by = NotRecording("the gateway cannot record this call; the answer ends here")
+    if call.caller.gone:
         return
     # Half an event in front of an error event would make both unreadable.
     rest = reader.rest()
-    held += rest if broken is None else request.dialect.error_event(_said(call, broken), request.id)
-    if held:
+    tail = bytes(held) + rest if refused_by is None else request.dialect.error_event(refused_by, request.id)
+    if tail:
         try:
-            await transport.send_bytes(bytes(held))
+            await transport.send_bytes(tail)
         except RuntimeError:
             # The caller left after the outcome was written; the provider had done the whole work by then.
             return
 
 
-async def _pass_on(reader: ReplyReader, transport: Any, connection: Connection, held: bytearray) -> None:
-    """Relay until the body ends; what must wait for the outcome is gathered in `held`."""
+async def _pass_on(
+    reader: ReplyReader, transport: Any, connection: Connection, held: bytearray, bytes_max: int
+) -> None:
+    """Relay until the body ends; what must wait for the outcome is gathered in `held`.
+
+    Granian takes what it is given without waiting for the caller to read it, so a stream is limited like a whole reply:
+    a caller who does not read cannot fill the worker's memory with an endless one.
+
+    Raises:
+        ReplyBroken: cut off, stalled, or larger than `bytes_max`.
+    """
+    size = 0
     while (chunk := await connection.chunk()) is not None:
         seen = reader.feed(chunk)
+        size += len(chunk)
+        if size > bytes_max:
+            connection.abort()
+            raise ReplyBroken("too_large")
         if reader.ended:
             held += seen
             if connection.at_end():
@@ -136,16 +156,14 @@ async def _pass_on(reader: ReplyReader, transport: Any, connection: Connection, 
             await transport.send_bytes(seen)
 
 
-def _close_stream(
-    worker: Worker, request: Request, call: Call, reader: ReplyReader, broken: ReplyBroken | None
-) -> None:
+def _close_stream(worker: Worker, call: Call, reader: ReplyReader, broken: ReplyBroken | None) -> None:
     status: Status = "ok" if broken is None else "error"
     call.close(
         settle.read(
             call.intent,
-            call.ending(status, error_code=broken.kind if broken is not None and not call.client_gone else None),
+            call.ending(status, error_code=broken.kind if broken is not None and not call.caller.gone else None),
             reader.reading(),
-            request.asked,
+            call.asked,
             worker.book,
             price_provider=call.target.provider.price_provider,
             header_cost=None,

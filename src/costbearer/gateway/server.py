@@ -11,8 +11,10 @@ import ctypes
 import functools
 import gc
 import logging
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +32,10 @@ KILL_AFTER_DRAIN_S = 5
 HEADER_TIMEOUT_MS = 15_000
 GC_THRESHOLD = (20_000, 20, 50)
 """A call makes hundreds of objects and hardly a cycle; at Python's default the collector takes an eighth of the CPU."""
+EXIT_NOT_DRAINED = 75
+"""The exit code of a worker that was ended with calls still open (sysexits: temporary failure)."""
+EXIT_ORPHANED = 69
+"""The exit code of a process whose parent was gone before it had begun (sysexits: unavailable)."""
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("costbearer.gateway")
@@ -45,9 +51,13 @@ class App:
         self._make = make
         self._worker: Worker | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._parent = 0
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        die_with_parent()
+        parent = multiprocessing.parent_process()
+        assert parent is not None and parent.pid is not None
+        self._parent = parent.pid
+        die_with_parent(self._parent)
         worker = self._worker = self._make(self._config, loop)
 
         async def begin() -> None:
@@ -76,16 +86,27 @@ class App:
 
     async def _drain(self) -> None:
         assert self._worker is not None
-        await self._worker.drain(self._config.number("gateway.drain_timeout_s"))
+        timeout_s = self._config.number("gateway.drain_timeout_s")
+        # A caller who neither reads nor leaves can hold Granian's shutdown for ever. What is not closed by then stays
+        # open in the journal and is posted as unknown.
+        last = threading.Timer(timeout_s + KILL_AFTER_DRAIN_S, os._exit, (EXIT_NOT_DRAINED,))
+        last.daemon = True
+        last.start()
+        if os.getppid() != self._parent:
+            # An orphan must not go on taking calls from the port its successor wants: the socket is closed first.
+            os.kill(os.getpid(), signal.SIGINT)
+        await self._worker.drain(timeout_s)
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent dies: an orphan would go on serving beside its successor."""
-    parent = os.getppid()
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel for SIGTERM when the parent dies: an orphan would go on serving beside its successor.
+
+    `parent` is the process id the parent had when it started this process; if it is gone already, this process ends.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(EXIT_ORPHANED)
 
 
 def run(config: Config, make: MakeWorker) -> None:

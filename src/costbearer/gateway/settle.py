@@ -7,6 +7,7 @@ what happened                          basis           cost
 =====================================  ==============  =====================================================
 no byte was sent                       metered         0
 the provider refused (not 2xx)         metered         0: providers do not bill refused requests
+somebody in front of it did            unknown         bound of the intent (408, 502, 504 without the provider's id)
 a free operation (count_tokens)        metered         0
 the provider stated the cost           provider_cost   as stated; ours beside it
 the provider stated the usage          metered         rated by the card of that day
@@ -28,7 +29,7 @@ from costbearer import money
 from costbearer.dialects.base import CallRequest, Reading
 from costbearer.ledger import Entry, Status
 from costbearer.prices import Context, PriceBook
-from costbearer.rating import rate, with_provider_cost
+from costbearer.rating import Rating, rate, with_provider_cost
 from costbearer.usage import Usage, Work, combined, estimated_tokens
 
 FREE_OPERATIONS = frozenset({"count_tokens"})
@@ -67,6 +68,22 @@ def unknown(intent: Entry, ending: Ending, reason: str, *, notes: tuple[str, ...
     return _close(intent, ending, basis="unknown", reason_unknown=reason, notes=intent.notes + notes, **learned)
 
 
+def stated(intent: Entry, ending: Ending, cost: Decimal, model: str) -> Entry:
+    """The outcome of a call of which nothing is known but the cost its provider states."""
+    rating = with_provider_cost(Rating((), None), cost, model=model)
+    return _close(
+        intent,
+        ending,
+        charges=rating.charges,
+        cost_usd=cost,
+        list_cost_usd=money.total(charge.list_cost_usd for charge in rating.charges),
+        effective_cost_usd=cost,
+        provider_cost_usd=cost,
+        basis="provider_cost",
+        notes=intent.notes,
+    )
+
+
 def read(
     intent: Entry,
     ending: Ending,
@@ -84,20 +101,20 @@ def read(
         free = not_billed(intent, ending, notes=reading.notes)
         return msgspec.structs.replace(free, usage=_usage(reading.work), response_model=reading.response_model)
 
-    stated = header_cost if header_cost is not None else reading.provider_cost_usd
+    said = header_cost if header_cost is not None else reading.provider_cost_usd
     work, basis, notes = reading.work, "metered", reading.notes
     if not reading.complete:
-        if stated is None and not _readable(reading):
+        if said is None and not _readable(reading):
             reason = "reply_unreadable" if "body_not_json" in reading.notes else "usage_absent"
             return _unpriced(intent, ending, reading, reason, notes, intent.usage)
-        work, basis, notes = _estimate(intent, reading, request), "estimated", (*notes, "estimated_from_bytes")
+        work, basis, notes = _estimate(reading, request), "estimated", (*notes, "estimated_from_bytes")
 
     usage = _usage(work)
     context = Context(reading.tier, reading.speed, reading.geo)
     rating = rate(price_provider, work, context, intent.started_at, book)
     computed = rating.cost_usd
-    if stated is not None:
-        rating, basis = with_provider_cost(rating, stated), "provider_cost"
+    if said is not None:
+        rating, basis = with_provider_cost(rating, said, model=reading.response_model or request.model), "provider_cost"
     elif computed is None:
         return _unpriced(intent, ending, reading, rating.reason or "unrated", notes, usage)
     # In one step and with every name written out: this is the entry of every call that went well.
@@ -120,7 +137,7 @@ def read(
         list_cost_usd=money.total([charge.list_cost_usd for charge in rating.charges]),
         effective_cost_usd=rating.cost_usd,
         computed_cost_usd=computed,
-        provider_cost_usd=stated,
+        provider_cost_usd=said,
         basis=basis,
         reason_unknown=None,
         notes=intent.notes + notes,
@@ -137,12 +154,12 @@ def _readable(reading: Reading) -> bool:
     return bool(reading.generated_bytes or reading.work or reading.response_id)
 
 
-def _estimate(intent: Entry, reading: Reading, request: CallRequest) -> tuple[Work, ...]:
+def _estimate(reading: Reading, request: CallRequest) -> tuple[Work, ...]:
     """What was stated, and for what was not: bytes of the request and of the generated text over the documented ratio.
 
     A stated output count of a cut reply is a count so far: the larger of it and the estimate holds.
     """
-    model = reading.response_model or intent.request_model or request.model
+    model = reading.response_model or request.model
     output = estimated_tokens(reading.generated_bytes)
     if not reading.work:
         return (Work(model=model, usage=Usage(input_tokens=estimated_tokens(len(request.body)), output_tokens=output)),)

@@ -77,6 +77,8 @@ class Connection(asyncio.Protocol):
         self._broken: BrokenKind | None = None
         self._until_close = False
         self._keep_alive = False
+        self._extra = False
+        self._hurried: float | None = None
         self.closed = False
         self.busy = False
         self.deadline = 0.0
@@ -97,11 +99,11 @@ class Connection(asyncio.Protocol):
             # Bytes nobody asked for: whatever they are, this connection's framing can no longer be trusted.
             self._break("protocol")
             return
-        self.deadline = self._loop.time() + self._limits.idle_s
+        self.deadline = self._loop.time() + self._limits.idle_s if self._hurried is None else self._hurried
         self.deadline_kind = "idle_timeout"
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._break("protocol")
             return
         if not self.has_head:
@@ -128,29 +130,40 @@ class Connection(asyncio.Protocol):
 
     # -- httptools callbacks
 
+    def on_message_begin(self) -> None:
+        """A second reply to one request: nobody asked for it, and the connection is not used again."""
+        self._extra = self.complete
+
     def on_status(self, status: bytes) -> None:
         """The reason phrase is of no use; the number is read when the head is whole."""
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._extra:
+            return
         if len(self.headers) >= REPLY_HEADERS_MAX:
             raise httptools.HttpParserError("too many headers")
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        if self._extra:
+            return
         if status < 200:
             self.headers.clear()
             return
         self.status = status
         self.has_head = True
-        self._until_close = "content-length" not in self.headers and "transfer-encoding" not in self.headers
+        chunked = self.headers.get("transfer-encoding", "").lower().endswith("chunked")
+        self._until_close = not chunked and "content-length" not in self.headers
 
     def on_body(self, body: bytes) -> None:
+        if self._extra:
+            return
         self._pieces.append(body)
         self._buffered += len(body)
 
     def on_message_complete(self) -> None:
-        if self.has_head:
+        if self.has_head and not self._extra:
             self.complete = True
             # The parser knows this only here; afterwards it speaks of the next message.
             self._keep_alive = bool(self._parser.should_keep_alive())
@@ -158,9 +171,13 @@ class Connection(asyncio.Protocol):
     # -- one request and its reply
 
     def send(self, head: bytes, body: bytes) -> None:
-        """Write one request. After this the provider may have seen it."""
-        if self._transport is None:
-            raise ConnectFailed("not connected")
+        """Write one request. After this the provider may have seen it.
+
+        Raises:
+            ConnectFailed: the connection is closing; nothing was written.
+        """
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectFailed("closing")
         self.busy = True
         self.deadline = self._loop.time() + self._limits.first_byte_s
         self.deadline_kind = "first_byte_timeout"
@@ -226,18 +243,19 @@ class Connection(asyncio.Protocol):
                 raise ReplyBroken("too_large")
         return b"".join(parts)
 
-    def reusable(self) -> bool:
-        """May another request follow on this connection?"""
+    def usable(self) -> bool:
+        """Can a request be written to it?"""
         return (
             not self.closed
             and self._broken is None
-            and self.complete
-            and not self._pieces
-            and not self._until_close
-            and self._keep_alive
+            and not self._extra
             and self._transport is not None
             and not self._transport.is_closing()
         )
+
+    def reusable(self) -> bool:
+        """May another request follow the reply that was read?"""
+        return self.usable() and self.complete and not self._pieces and not self._until_close and self._keep_alive
 
     def reset(self) -> None:
         """Make ready for the next request on the same connection."""
@@ -248,6 +266,7 @@ class Connection(asyncio.Protocol):
         self.has_head = False
         self.complete = False
         self._keep_alive = False
+        self._hurried = None
         self._header_bytes = 0
         self._buffered = 0
 
@@ -258,7 +277,9 @@ class Connection(asyncio.Protocol):
 
     def hurry(self, seconds: float) -> None:
         """The end of the reply has been seen; give its connection only so long to say so too."""
-        self.deadline = min(self.deadline, self._loop.time() + seconds)
+        if self._hurried is None:
+            self._hurried = self._loop.time() + seconds
+            self.deadline = min(self.deadline, self._hurried)
 
     def expire(self, now: float) -> None:
         """Give up if the deadline has passed. While a reply waits for its caller, the delay is not the provider's."""
@@ -299,23 +320,37 @@ class Pool:
         self._loop = loop
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
-        self._room = asyncio.Semaphore(limits.connections_max)
+        self._connecting = 0
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def acquire(self) -> Connection:
-        """An idle connection, the most recently used first, or a new one.
+        """An idle connection, the most recently used first, or a new one; where there may be no more, the next free.
 
         Raises:
-            ConnectFailed: refused, unreachable, TLS failed, or not in time.
+            ConnectFailed: refused, unreachable, TLS failed, or none was free in time.
         """
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed:
+            if connection.usable():
                 return connection
             self._forget(connection)
-        await self._room.acquire()
+        if len(self._all) + self._connecting >= self._limits.connections_max:
+            handed = await self._turn()
+            if handed is not None:
+                return handed
+        else:
+            self._connecting += 1
+        try:
+            connection = await self._connect()
+        finally:
+            self._connecting -= 1
+        self._all.add(connection)
+        return connection
+
+    async def _connect(self) -> Connection:
         try:
             async with asyncio.timeout(self._limits.connect_s):
                 _, connection = await self._loop.create_connection(
@@ -325,24 +360,53 @@ class Pool:
                     ssl=self._tls,
                     server_hostname=self._host if self._tls else None,
                 )
-        except (OSError, TimeoutError, ssl.SSLError) as error:
-            self._room.release()
+        except (OSError, TimeoutError, ssl.SSLError, UnicodeError) as error:
+            self._wake_next()
             raise ConnectFailed(type(error).__name__) from error
         except BaseException:
-            self._room.release()
+            self._wake_next()
             raise
-        self._all.add(connection)
         return connection
 
+    async def _turn(self) -> Connection | None:
+        """Wait for a connection that is given back, or for the right to make one (None; it counts as connecting)."""
+        turn: asyncio.Future[Connection | None] = self._loop.create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(self._limits.connect_s):
+                return await turn
+        except BaseException as error:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            if turn.done() and not turn.cancelled():
+                # It was this caller's turn in the very moment in which they gave up.
+                self._pass_turn(turn.result())
+            if isinstance(error, TimeoutError):
+                raise ConnectFailed("no connection was free in time") from None
+            raise
+
     def release(self, connection: Connection) -> None:
-        """Give a connection back: kept if its reply was read to the end, dropped otherwise."""
-        if connection.reusable():
-            connection.reset()
-            connection.idle_since = self._loop.time()
-            self._idle.append(connection)
+        """Give a connection back: kept, or handed on, if its reply was read to the end; dropped otherwise."""
+        if connection.busy and not connection.reusable():
+            connection.abort()
+            self._forget(connection)
             return
-        connection.abort()
-        self._forget(connection)
+        if connection.busy:
+            connection.reset()
+        connection.idle_since = self._loop.time()
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(connection)
+                return
+        self._idle.append(connection)
+
+    def _pass_turn(self, connection: Connection | None) -> None:
+        if connection is not None:
+            self.release(connection)
+        else:
+            self._connecting -= 1
+            self._wake_next()
 
     def close(self) -> None:
         """Drop every connection."""
@@ -357,7 +421,16 @@ class Pool:
     def _forget(self, connection: Connection) -> None:
         if connection in self._all:
             self._all.discard(connection)
-            self._room.release()
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        """There is room for one more connection: the next who waits may make it."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._connecting += 1
+                turn.set_result(None)
+                return
 
     def _sweep(self) -> None:
         now = self._loop.time()

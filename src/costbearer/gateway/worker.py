@@ -19,8 +19,8 @@ from typing import Any
 from costbearer.attribution import Bearer, Hasher
 from costbearer.config import Config, Provider
 from costbearer.dialects.base import CallRequest, Dialect
-from costbearer.errors import CostbearerError, JournalFailed, KeyInvalid, NotRecording, RateLimited
-from costbearer.gateway.calls import Call, Request
+from costbearer.errors import JournalFailed, KeyInvalid, NotRecording, RateLimited, ShuttingDown
+from costbearer.gateway.calls import Call, Caller, Request
 from costbearer.gateway.edge import Deadlines
 from costbearer.gateway.resolve import Resolver, Target
 from costbearer.gateway.settle import FREE_OPERATIONS
@@ -36,6 +36,8 @@ REVISION_INTERVAL_S = 0.25
 """How often the control store is asked whether anything changed: a revoked key stops within a second."""
 WATCH_INTERVAL_S = 0.05
 """How often new calls begin to be watched for callers who leave, and late bodies are given up."""
+STOP_TIMEOUT_S = 1.0
+"""What calls that are ended by the drain may take to write their outcome."""
 EXIT_NOT_RECORDING = 70
 """The exit code of a worker whose journal failed (sysexits: internal software error)."""
 
@@ -74,6 +76,7 @@ class Worker:
         )
         self.pools = {name: Pool(provider.base_url, limits, loop) for name, provider in config.providers.items()}
         self.retries = config.integer("gateway.retries")
+        self.reply_bytes_max = config.integer("gateway.reply_bytes_max")
         self.retry_after_max_s = config.number("gateway.retry_after_max_s")
         self.body_bytes_max = config.integer("gateway.body_bytes_max")
         self.per_client_max = config.integer("gateway.connections_per_client_max")
@@ -94,7 +97,7 @@ class Worker:
         self._heads: dict[tuple[str, str], str] = {}
         self._bearers: dict[str, tuple[KeyRecord, Bearer]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._unwatched: list[Call] = []
+        self._unwatched: list[Caller] = []
 
     # -- life
 
@@ -108,12 +111,12 @@ class Worker:
         """Refuse new calls, wait for those in flight, then end the rest: each gets its outcome."""
         self.draining = True
         end = self.loop.time() + timeout_s
-        while self.live and self.loop.time() < end:
+        while self.clients and self.loop.time() < end:
             await asyncio.sleep(0.02)
         for call in list(self.live):
             call.stop()
-        end = self.loop.time() + 1.0
-        while self.live and self.loop.time() < end:
+        end = self.loop.time() + STOP_TIMEOUT_S
+        while self.clients and self.loop.time() < end:
             await asyncio.sleep(0.02)
 
     async def close(self) -> None:
@@ -145,7 +148,12 @@ class Worker:
 
         Raises:
             KeyMissing, KeyInvalid, KeyExpired, KeyRevoked: as `KeyRing.authenticate`.
+            NotRecording: the keys in memory are older than `control.stale_max_s`; any of them may be revoked by now.
         """
+        if time.monotonic() - self._keys_read > self.stale_max_s:
+            await self._refresh_keys()
+        if time.monotonic() - self._keys_read > self.stale_max_s:
+            raise NotRecording("keys cannot be checked now: the control store has not been readable for too long")
         try:
             return self.keyring.authenticate(text, now)
         except KeyInvalid:
@@ -199,7 +207,10 @@ class Worker:
 
         Raises:
             NotRecording: the journal does not take it; nothing may be sent.
+            ShuttingDown: the gateway drains; nothing is sent any more.
         """
+        if self.draining:
+            raise ShuttingDown("the gateway is shutting down; send the request again")
         now = datetime.now(UTC)
         intent = self._intent(request, target, number, reason, now)
         try:
@@ -209,16 +220,22 @@ class Worker:
             raise NotRecording("the gateway cannot record calls now, so none is sent") from None
         call = Call(self.journal, self.refused, intent, target, request)
         self.live.add(call)
-        self._unwatched.append(call)
+        request.caller.call = call
         if self.sync_always:
-            await self._synced(call.sequence)
+            try:
+                await self._synced(call.sequence)
+            except NotRecording:
+                self.done(call, abandoned="not_recorded")
+                raise
         return call
+
+    def watch(self, caller: Caller) -> None:
+        """Notice it if this caller leaves, from the next tick on."""
+        self._unwatched.append(caller)
 
     def done(self, call: Call, *, abandoned: str | None = None) -> None:
         """The call is over: give its connection back. With `abandoned`, close it as unknown if nothing closed it."""
         self.live.discard(call)
-        if call.watcher is not None:
-            call.watcher.cancel()
         try:
             if abandoned is not None:
                 call.abandon(abandoned)
@@ -308,16 +325,16 @@ class Worker:
     async def _watch_callers(self) -> None:
         """Look after callers who leave, and bodies that do not come.
 
-        A call is watched once it is older than a tick: most refusals and short answers are over by then, and a task
-        for each of them would cost more than all the rest of their bookkeeping.
+        A caller is watched once their request is older than a tick: refusals and short answers are over by then, and a
+        task for each of them would cost more than all the rest of their bookkeeping.
         """
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             self.body_deadlines.expire()
-            calls, self._unwatched = self._unwatched, []
-            for call in calls:
-                if call in self.live:
-                    call.watcher = self.loop.create_task(call.watch())
+            callers, self._unwatched = self._unwatched, []
+            for caller in callers:
+                if not caller.over:
+                    caller.watcher = self.loop.create_task(caller.watch())
 
     async def _watch_keys(self) -> None:
         while True:
@@ -336,8 +353,9 @@ class Worker:
                     self._revision = revision
                     self._bearers.clear()
                 self._keys_read = time.monotonic()
-            except (CostbearerError, OSError) as error:
-                log.warning("the control store cannot be read, keys hold as they were: %s", error)
+            except Exception as error:  # noqa: BLE001
+                # Whatever is wrong with the store, this watch must go on: it is what makes revocations hold.
+                log.warning("the control store cannot be read, keys hold as they were: %r", error)
                 return False
             return moved
 

@@ -437,14 +437,21 @@ def _records(connection: Connection, key_id: str | None = None) -> list[KeyRecor
                 env=env,
                 project=project,
                 cost_center=cost_center,
-                require=_decode_require(require),
+                require=_required(of, require),
                 secrets=tuple(living.get(of, ())),
             )
         )
     return records
 
 
-_decode_require = msgspec.json.Decoder(tuple[str, ...]).decode
+_REQUIRE = msgspec.json.Decoder(tuple[str, ...])
+
+
+def _required(key_id: str, text: str) -> tuple[str, ...]:
+    try:
+        return _REQUIRE.decode(text)
+    except msgspec.DecodeError:
+        raise StoreFailed(f"the control store's row of {key_id} is damaged; restore the store from a backup") from None
 
 
 def _matches(record: KeyRecord, where: Mapping[str, str], now: datetime) -> bool:
