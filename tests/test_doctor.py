@@ -22,10 +22,11 @@ from costbearer.console.api_doctor import doctor_router, report_totals
 from costbearer.console.metrics import metrics_router, metrics_text
 from costbearer.doctor import Finding, examine
 from costbearer.journal import Intent, JournalWriter, Outcome, segment_file
+from costbearer.prices import Card, Price
 from costbearer.stores.duckdb import Reader
 from costbearer.stores.segments import compressed_file, parquet_file
 from tests.books import Books, cost, outcomes
-from tests.factories import BORN, CARD, make_entry, make_intent, make_unknown, record
+from tests.factories import BORN, CARD, UNIT_PRICES, make_entry, make_intent, make_unknown, record
 
 NOW = datetime(2026, 11, 22, 21, 0, tzinfo=UTC)
 
@@ -64,12 +65,27 @@ def books(filled: Path, tmp_path: Path) -> Iterator[Books]:
     books.close()
 
 
+SAMPLE_CARD = Card(
+    id=CARD,
+    provider="openai",
+    model="gpt-4.1-mini",
+    context="standard",
+    valid_from=None,
+    valid_until=None,
+    hours=None,
+    unmetered={},
+    context_window=None,
+    prices={meter: Price(base=price) for meter, price in UNIT_PRICES.items()},
+    source="the sample",
+)
+
+
 def everything(bookkeeper: Bookkeeper) -> dict[str, Finding]:
     findings = examine(
         bookkeeper,
         report_totals=report_totals,
         metrics_text=lambda reader: metrics_text(reader, bookkeeper.progress(), NOW),
-        card_lookup={CARD: object()}.get,
+        card_lookup=lambda card: SAMPLE_CARD if card == CARD else None,
     )
     return {finding.check: finding for finding in findings}
 
@@ -160,6 +176,15 @@ def test_metrics_that_lie_are_found(books: Books, swap: tuple[str, str]) -> None
 
     findings = examine(bookkeeper, metrics_text=lying)
     assert [finding.check for finding in findings if not finding.ok] == ["metrics"]
+
+
+def test_a_price_that_its_card_does_not_have_is_found(books: Books) -> None:
+    dearer = {meter: Price(base=price + price) for meter, price in UNIT_PRICES.items()}
+    card = msgspec.structs.replace(SAMPLE_CARD, prices=dearer)
+    findings = examine(books.open(), card_lookup=lambda _: card)
+    (failed,) = [finding for finding in findings if not finding.ok]
+    assert failed.check == "cards"
+    assert "is not a price of card" in failed.detail
 
 
 def test_a_card_that_no_archive_has_is_found(books: Books) -> None:

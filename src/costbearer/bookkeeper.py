@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +23,11 @@ from costbearer.errors import CostbearerError, JournalFailed, StoreFailed
 from costbearer.journal import journals, live, take_over
 from costbearer.stores.duckdb import Ledger, Position
 from costbearer.stores.reading import JournalReading, Place
-from costbearer.stores.segments import Flaw, Totals
+from costbearer.stores.segments import Flaw, Totals, table_of
 
-BATCH_ENTRIES = 245_760
-"""Entries in one transaction at most: two of DuckDB's row groups, one for each of two threads, written without its log.
-It takes a backlog to get there; in step with the gateway a batch is what came in since the last pass."""
+BATCH_ENTRIES = 122_880
+"""Entries in one transaction, at least, where there is a backlog: a row group, which DuckDB writes past its log. In step
+with the gateway a batch is what came in since the last pass."""
 
 BACK_OFF_S = 5.0
 """Pause of `run` after a pass that failed."""
@@ -152,21 +153,29 @@ class Bookkeeper:
         readings = self._open() if self._readings is None or self.ledger.broken else self._readings
         self._readings = readings
         self._find_new(readings)
+        posted = self._advance(readings)
+        # What a dead writer left is posted and sealed before it is taken over, which reads all that is not sealed again.
         for reading in readings.values():
             if not reading.dead and not live(reading.directory):
                 reading.dead = self._taken_over(reading)
-            reading.look()
-        posted = self._post(readings)
+                posted += self._advance({reading.id: reading})
         self.ledger.admit_readers()
         for name, reading in list(readings.items()):
-            if name in self._held:
-                continue
-            reading.seal_due()
             if reading.done:
                 self._done[name] = reading.flaws
                 del readings[name]
         if not self._held:
             self.complete_to = began
+        return posted
+
+    def _advance(self, readings: dict[str, JournalReading]) -> int:
+        """Post what these journals hold by now, then seal what is due."""
+        for reading in readings.values():
+            reading.look()
+        posted = self._post(readings)
+        for name, reading in readings.items():
+            if name not in self._held:
+                reading.seal_due()
         return posted
 
     def _take_stock(self) -> None:
@@ -197,24 +206,28 @@ class Bookkeeper:
         return taken is not None
 
     def _post(self, readings: dict[str, JournalReading]) -> int:
+        """Read on in every journal and post. With a backlog one batch is written while the next one is read."""
         posted = 0
         tables: list[pa.Table] = []
         moved: dict[str, JournalReading] = {}
-        for reading in readings.values():
-            if reading.id in self._held:
-                continue
-            for table in reading.moves():
-                tables.append(table)
-                moved[reading.id] = reading
-                if sum(table.num_rows for table in tables) >= self._batch_entries:
-                    posted += self._post_batch(tables, moved)
-                    tables, moved = [], {}
-            self._lose(reading)
-        return posted + self._post_batch(tables, moved)
+        with ThreadPoolExecutor(1, "ledger-posting") as poster:
+            pending: Future[int] | None = None
+            for reading in readings.values():
+                if reading.id in self._held:
+                    continue
+                for table in reading.moves():
+                    tables.append(table)
+                    moved[reading.id] = reading
+                    if sum(table.num_rows for table in tables) >= self._batch_entries:
+                        posted += pending.result() if pending is not None else 0
+                        pending = poster.submit(self._write, *self._batch(tables, moved))
+                        tables, moved = [], {}
+                self._lose(reading)
+            posted += pending.result() if pending is not None else 0
+        return posted + self._write(*self._batch(tables, moved))
 
-    def _post_batch(self, tables: list[pa.Table], moved: dict[str, JournalReading]) -> int:
-        if not sum(table.num_rows for table in tables):
-            return 0
+    def _batch(self, tables: list[pa.Table], moved: dict[str, JournalReading]) -> tuple[pa.Table, list[Position]]:
+        """Everything that one transaction posts, durable in the journals."""
         for reading in moved.values():
             try:
                 reading.sync()
@@ -223,8 +236,11 @@ class Bookkeeper:
                 self._held[reading.id] = error.message
                 self._notice(f"{error.message}; it is not posted any further before a restart")
                 raise
-        table = pa.concat_tables(tables)
-        self.ledger.post_table(table, [_position(reading) for reading in moved.values()])
+        return pa.concat_tables(tables or [table_of([])]), [_position(reading) for reading in moved.values()]
+
+    def _write(self, table: pa.Table, positions: list[Position]) -> int:
+        if table.num_rows:
+            self.ledger.post_table(table, positions)
         return int(table.num_rows)
 
     def _open(self) -> dict[str, JournalReading]:

@@ -21,7 +21,8 @@ from costbearer import money
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.errors import CostbearerError, UsageInvalid
 from costbearer.journal import Damage, FrameAt, Intent, Outcome, journals, live, verify
-from costbearer.ledger import PROVIDER_DIFFERENCE, Entry, faults
+from costbearer.ledger import PROVIDER_DIFFERENCE, Charge, Entry, faults
+from costbearer.prices import Card
 from costbearer.stores.duckdb import Position, Reader
 from costbearer.stores.reading import REASON_OUTCOME_UNREADABLE
 from costbearer.stores.segments import Rows, Totals, charges_of, entries_of, holds, read_seals
@@ -39,7 +40,7 @@ ReportTotals = Callable[[Reader, str], Mapping[str, Decimal]]
 """The report by one dimension: bucket (`(none)` for the missing value) -> sum of the known costs in USD."""
 MetricsText = Callable[[Reader], str]
 """The text of /metrics, made from this state of the ledger."""
-CardLookup = Callable[[str], object]
+CardLookup = Callable[[str], Card | None]
 """The rate card with this id; None where no kept price archive has it."""
 
 
@@ -157,7 +158,7 @@ class _Audit:
         self.damage = _Complaints()
         self._reader = reader
         self._card_lookup = card_lookup
-        self._cards: dict[str, bool] = {}
+        self._cards: dict[str, Card | None] = {}
         self._faults = _Complaints()
         self._unknown_cards = _Complaints()
         self._seals = _Complaints()
@@ -180,7 +181,7 @@ class _Audit:
             ),
         ]
         if self._card_lookup is not None:
-            good = f"{len(self._cards)} rate cards are in the kept price archives"
+            good = f"{len(self._cards)} rate cards are in the kept price archives and have the prices that were charged"
             found.append(self._unknown_cards.finding("cards", good))
         return found
 
@@ -234,25 +235,35 @@ class _Audit:
     def _add(self, entry: Entry) -> None:
         for fault in faults(entry):
             self._faults.add(f"{entry.entry_id}: {fault}")
+        priced = [charge for charge in entry.charges if charge.meter != PROVIDER_DIFFERENCE]
         try:
-            leaves(entry.usage)
+            used = sum(leaves(entry.usage).values())
+            if priced and sum(charge.quantity for charge in priced) != used:
+                self._faults.add(f"{entry.entry_id}: the charges do not cover the usage, {used} in all")
         except UsageInvalid as error:
             self._faults.add(f"{entry.entry_id}: {error.message}")
         if self._card_lookup is not None:
-            for charge in entry.charges:
-                if charge.meter != PROVIDER_DIFFERENCE and not self._has_card(self._card_lookup, charge.card):
-                    self._unknown_cards.add(
-                        f"{entry.entry_id}: {charge.meter} names card {charge.card!r}, which no archive has"
-                    )
+            for charge in priced:
+                wrong = self._mispriced(self._card_lookup, charge)
+                if wrong:
+                    self._unknown_cards.add(f"{entry.entry_id}: {wrong}")
         key = _key(entry)
         unknown = entry.calls if entry.cost_usd is None else 0
         one = Sums(1, entry.cost_usd or money.ZERO, entry.calls, entry.requests, unknown)
         self.sums[key] = self.sums.get(key, _NOTHING).plus(one)
 
-    def _has_card(self, lookup: CardLookup, card: str) -> bool:
-        if card not in self._cards:
-            self._cards[card] = lookup(card) is not None
-        return self._cards[card]
+    def _mispriced(self, lookup: CardLookup, charge: Charge) -> str | None:
+        """What is wrong with the price of a charge: its card is not kept, or does not have it. None if nothing is."""
+        if charge.card not in self._cards:
+            self._cards[charge.card] = lookup(charge.card)
+        card = self._cards[charge.card]
+        if card is None:
+            return f"{charge.meter} names card {charge.card!r}, which no archive has"
+        price = card.prices.get(charge.meter)
+        known = () if price is None else (price.base, *(step for _, step in price.steps))
+        if charge.unit_price_usd not in known:
+            return f"{charge.meter} at {money.text(charge.unit_price_usd)} is not a price of card {charge.card!r}"
+        return None
 
     def _check_seals(self, directory: Path, totals: Mapping[int, Totals], last: int) -> None:
         seals, flaws = read_seals(directory)

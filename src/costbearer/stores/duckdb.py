@@ -45,6 +45,8 @@ _SETTINGS: Mapping[str, Any] = {
     "autoload_known_extensions": False,
     "autoinstall_known_extensions": False,
     "allow_community_extensions": False,
+    # It draws on stdout, also where that is no terminal.
+    "enable_progress_bar": False,
     # Rows of different calls have no order; two threads may then write two row groups at once (rebuild: twice as fast).
     "preserve_insertion_order": False,
 }
