@@ -26,8 +26,8 @@ from costbearer.stores.reading import JournalReading, Place
 from costbearer.stores.segments import Flaw, Totals, table_of
 
 BATCH_ENTRIES = 122_880
-"""Entries in one transaction, at least, where there is a backlog: a row group, which DuckDB writes past its log. In step
-with the gateway a batch is what came in since the last pass."""
+"""Entries in one transaction, at least, where there is a backlog: a row group, which DuckDB writes past its log. In
+step with the gateway a batch is what came in since the last pass."""
 
 BACK_OFF_S = 5.0
 """Pause of `run` after a pass that failed."""
@@ -154,7 +154,7 @@ class Bookkeeper:
         self._readings = readings
         self._find_new(readings)
         posted = self._advance(readings)
-        # What a dead writer left is posted and sealed before it is taken over, which reads all that is not sealed again.
+        # What a dead writer left is posted and sealed before it is taken over, which reads what is not sealed again.
         for reading in readings.values():
             if not reading.dead and not live(reading.directory):
                 reading.dead = self._taken_over(reading)

@@ -45,11 +45,11 @@ _SETTINGS: Mapping[str, Any] = {
     "autoload_known_extensions": False,
     "autoinstall_known_extensions": False,
     "allow_community_extensions": False,
-    # It draws on stdout, also where that is no terminal.
-    "enable_progress_bar": False,
     # Rows of different calls have no order; two threads may then write two row groups at once (rebuild: twice as fast).
     "preserve_insertion_order": False,
 }
+_NO_PROGRESS_BAR = "SET enable_progress_bar = false"
+"""It draws on stdout, also where that is no terminal. A setting of each connection."""
 _LOCKDOWN = ("SET enable_external_access = false", "SET lock_configuration = true")
 _BROKEN = (duckdb.FatalException, duckdb.IOException, duckdb.InternalException, duckdb.SerializationException)
 """Errors that say that the file or the instance is broken; any other is the fault of a query or of the moment."""
@@ -250,7 +250,9 @@ class Ledger:
         pool: queue.LifoQueue[Reader] = queue.LifoQueue()
         for _ in range(self._count):
             cursor = connection.cursor()
+            cursor.execute(_NO_PROGRESS_BAR)
             pool.put(Reader(cursor, ibis.duckdb.from_connection(cursor), self.guarded))
+        connection.execute(_NO_PROGRESS_BAR)
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET python_enable_replacements = false")
         for statement in _LOCKDOWN:
@@ -365,7 +367,7 @@ def _refuse_unless_damaged(file: Path, error: Exception) -> None:
     if "Could not set lock" in text or "configuration has been locked" in text or "different configuration" in text:
         raise DataDirectoryBusy(f"{file} is in use; stop the server, or go through its API") from error
     if (
-        isinstance(error, (duckdb.OutOfMemoryException, MemoryError))
+        isinstance(error, (duckdb.OutOfMemoryException, duckdb.InvalidInputException))
         or "No space left" in text
         or "Permission denied" in text
     ):
