@@ -12,11 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costbearer import errors
-from costbearer.dialects.anthropic_messages import (
-    DEFINED_TOOL_TOKENS_MAX,
-    TOOL_USE_TOKENS_MAX,
-    AnthropicMessages,
-)
+from costbearer.dialects.anthropic_messages import AnthropicMessages
+from costbearer.dialects.anthropic_plain import DEFINED_TOOL_TOKENS_MAX, TOOL_USE_TOKENS_MAX
 from costbearer.dialects.base import CallRequest, Dialect, Reading
 from costbearer.usage import Usage, Work, leaves
 
