@@ -14,7 +14,7 @@ import pytest
 from costbearer import money
 from costbearer.config import Config, load
 from costbearer.ledger import Entry
-from costbearer.simulator import Line, RunningSimulator, running_simulator
+from costbearer.simulator import CREDENTIAL, Line, RunningSimulator, running_simulator
 from tests.harness import FakeWire, gateway, make_config, run
 
 CHAT = "/v1/chat/completions"
@@ -481,5 +481,27 @@ def test_many_calls_at_once_are_all_exact(config: Config, simulator: RunningSimu
             assert running.total() == books_total(simulator)
             assert len(running.entries()) == 120
             assert len({entry.call_id for entry in running.entries()}) == 120
+
+    run(body)
+
+
+@BOTH
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("directive", ["", "status=400", "truncated_json=1", "html=1"])
+def test_prompts_keys_and_credentials_are_kept_nowhere(
+    path: str, stream: bool, directive: str, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        async with gateway(config) as running:
+            asked = ask_for(path, directive, stream=stream)
+            asked["messages"][0]["content"] += " CANARY-PROMPT-7f3a"
+            await running.ask({**asked, "metadata": {"tags": ["user:canary-person-7f3a"]}}, path)
+            await running.ask(b'{"model": "CANARY-PROMPT-7f3a', path)
+            assert len(running.entries()) == 1
+            kept = b"".join(file.read_bytes() for file in running.directory.rglob("*") if file.is_file())
+            assert b"gpt-4o-mini" in kept or b"claude" in kept, "the journal was looked at"
+            for secret in ("CANARY-PROMPT-7f3a", "canary-person-7f3a", running.key, CREDENTIAL):
+                assert secret.encode() not in kept
+                assert secret not in caplog.text
 
     run(body)
