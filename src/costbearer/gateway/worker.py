@@ -94,6 +94,7 @@ class Worker:
         self.keyring = load_keys()
         self._keys_read = time.monotonic()
         self._refreshing = asyncio.Lock()
+        self._keys_failing = False
         self._heads: dict[tuple[str, str], str] = {}
         self._bearers: dict[str, tuple[KeyRecord, Bearer]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -355,8 +356,11 @@ class Worker:
                 self._keys_read = time.monotonic()
             except Exception as error:  # noqa: BLE001
                 # Whatever is wrong with the store, this watch must go on: it is what makes revocations hold.
-                log.warning("the control store cannot be read, keys hold as they were: %r", error)
+                if not self._keys_failing:
+                    log.warning("the control store cannot be read, keys hold as they were: %r", error)
+                self._keys_failing = True
                 return False
+            self._keys_failing = False
             return moved
 
     def _write_refused(self) -> None:
