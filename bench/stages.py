@@ -31,7 +31,7 @@ def measure(quick: bool) -> list[tuple[str, str]]:
     plain = msgspec.json.encode(REQUEST)
     tagged = msgspec.json.encode(REQUEST | TAGS)
     answer = msgspec.json.encode(ANSWER)
-    asked, said = dialect.read("chat", plain), dialect.read("chat", tagged)
+    asked, said = dialect.read(plain), dialect.read(tagged)
     now = datetime.now(UTC)
     with tempfile.TemporaryDirectory(prefix="costbearer-bench-") as name:
         journal = JournalWriter.open(Path(name) / "journal")
@@ -65,8 +65,8 @@ def measure(quick: bool) -> list[tuple[str, str]]:
 
         steps: list[tuple[str, Callable[[], object]]] = [
             ("authenticate", lambda: ring.authenticate(key, now)),
-            ("read the request", lambda: dialect.read("chat", plain)),
-            ("read the request, with tags", lambda: dialect.read("chat", tagged)),
+            ("read the request", lambda: dialect.read(plain)),
+            ("read the request, with tags", lambda: dialect.read(tagged)),
             ("attribute", lambda: attribute(BEARER, Said(), _hashed)),
             ("attribute, with tags", lambda: attribute(BEARER, Said(body_tags=said.tags), _hashed)),
             ("take the tags off the body", lambda: dialect.outgoing(said, "gpt-4o-mini")),

@@ -18,8 +18,7 @@ import msgspec
 
 from costbearer import money
 from costbearer.config import Config, load
-from costbearer.dialects.anthropic_messages import AnthropicMessages
-from costbearer.dialects.openai_chat import OpenAIChat
+from costbearer.dialects.registry import all_dialects
 from costbearer.forms import draft
 from costbearer.frames import FrameAt, Intent, Outcome, read_frames
 from costbearer.gateway import pipeline
@@ -208,7 +207,7 @@ async def gateway(config: Config) -> AsyncIterator[Gateway]:
         config,
         journal=JournalWriter.open(config.journal_dir),
         book=BOOK,
-        dialects={"openai": OpenAIChat(), "anthropic": AnthropicMessages()},
+        dialects=all_dialects(),
         load_keys=control.load_keyring,
         key_revision=control.revision,
         hasher=lambda field, value: f"h1_{field}_{len(value)}",

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costbearer import errors
+from costbearer.dialects.anthropic import Anthropic
 from costbearer.dialects.anthropic_messages import AnthropicMessages
 from costbearer.dialects.anthropic_plain import DEFINED_TOOL_TOKENS_MAX, TOOL_USE_TOKENS_MAX
-from costbearer.dialects.base import CallRequest, Dialect, Reading
+from costbearer.dialects.base import CallRequest, Dialect, Operation, Reading
 from costbearer.usage import Usage, Work, leaves
 
-DIALECT: Dialect = AnthropicMessages()
+FAMILY: Dialect = Anthropic()
+DIALECT: Operation = AnthropicMessages()
 HELLO = {"role": "user", "content": "hello"}
 
 
@@ -27,7 +29,7 @@ def ask(**changes: Any) -> CallRequest:
 
 
 def read(**members: Any) -> CallRequest:
-    return DIALECT.read("chat", json.dumps({"model": "m", "max_tokens": 64, "messages": [HELLO], **members}).encode())
+    return DIALECT.read(json.dumps({"model": "m", "max_tokens": 64, "messages": [HELLO], **members}).encode())
 
 
 def event(kind: str, **members: Any) -> bytes:
@@ -75,7 +77,7 @@ def only(reading: Reading) -> Usage:
 def test_a_plain_request() -> None:
     request = read()
     assert request == ask(model="m", stream=False, body=request.body, max_output_tokens=64)
-    assert DIALECT.outgoing(request, "m") is request.body
+    assert DIALECT.outgoing(request, "m").body is request.body
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_input_beyond_the_bytes(members: dict[str, Any], open_ended: bool, overh
 )
 def test_faulty_requests(body: bytes, words: str) -> None:
     with pytest.raises(errors.BodyInvalid) as caught:
-        DIALECT.read("chat", body)
+        DIALECT.read(body)
     assert words in caught.value.message
 
 
@@ -174,7 +176,7 @@ def test_faulty_requests(body: bytes, words: str) -> None:
     ],
 )
 def test_outgoing_changes_what_it_must_and_no_other_byte(body: bytes, model: str, expected: bytes) -> None:
-    assert DIALECT.outgoing(DIALECT.read("chat", body), model) == expected
+    assert DIALECT.outgoing(DIALECT.read(body), model).body == expected
 
 
 # -- usage of whole messages
@@ -319,7 +321,7 @@ def test_replies_that_are_no_message(body: bytes, notes: tuple[str, ...]) -> Non
 
 
 def test_counting_tokens_is_free_and_complete() -> None:
-    request = DIALECT.read("count_tokens", b'{"model":"m","messages":[]}')
+    request = FAMILY.operations["count_tokens"].read(b'{"model":"m","messages":[]}')
     assert DIALECT.whole(request, b'{"input_tokens":14}') == Reading(complete=True)
     failed = DIALECT.whole(request, b'{"type":"error","error":{"type":"api_error"}}')
     assert (failed.complete, failed.error_code) == (False, "api_error")
@@ -758,12 +760,12 @@ def test_no_bytes_raise(chunks: list[bytes]) -> None:
 
 
 def test_headers() -> None:
-    assert DIALECT.credential_headers("sk-ant-fake") == (("x-api-key", "sk-ant-fake"),)
-    assert DIALECT.provider_request_id({"request-id": "req_1"}) == "req_1"
-    assert DIALECT.provider_request_id({}) is None
-    assert {"anthropic-version", "anthropic-beta"} <= DIALECT.forwarded_headers
-    assert "anthropic-ratelimit-input-tokens-remaining" in DIALECT.relayed_headers
-    for headers in (DIALECT.forwarded_headers, DIALECT.relayed_headers):
+    assert FAMILY.credential_headers("sk-ant-fake") == (("x-api-key", "sk-ant-fake"),)
+    assert FAMILY.provider_request_id({"request-id": "req_1"}) == "req_1"
+    assert FAMILY.provider_request_id({}) is None
+    assert {"anthropic-version", "anthropic-beta"} <= FAMILY.forwarded_headers
+    assert "anthropic-ratelimit-input-tokens-remaining" in FAMILY.relayed_headers
+    for headers in (FAMILY.forwarded_headers, FAMILY.relayed_headers):
         assert all(name == name.lower() for name in headers)
         assert not headers & {"x-api-key", "authorization", "cookie", "set-cookie", "baggage", "accept-encoding"}
 
@@ -792,7 +794,7 @@ def client(status: int, body: bytes, content_type: str) -> anthropic.Anthropic:
 
 @pytest.mark.parametrize("refused, kind, named", REFUSALS)
 def test_the_sdk_raises_errors_with_our_code(refused: errors.CallRefused, kind: type[Exception], named: str) -> None:
-    body = DIALECT.error_body(refused, "req_1")
+    body = FAMILY.error_body(refused, "req_1")
     with client(refused.http_status, body, "application/json") as sdk, pytest.raises(kind) as caught:
         sdk.messages.create(model="m", max_tokens=5, messages=[{"role": "user", "content": "x"}])
     error = caught.value
@@ -808,7 +810,7 @@ def test_the_sdk_raises_errors_with_our_code(refused: errors.CallRefused, kind: 
 
 
 def test_the_sdk_raises_an_error_inside_a_stream_with_our_code() -> None:
-    body = BEGIN + DIALECT.error_event(errors.UpstreamFailed("it broke"), "req_1")
+    body = BEGIN + FAMILY.error_event(errors.UpstreamFailed("it broke"), "req_1")
     with client(200, body, "text/event-stream") as sdk:
         events = sdk.messages.create(model="m", max_tokens=5, messages=[{"role": "user", "content": "x"}], stream=True)
         assert next(events).type == "message_start"

@@ -66,7 +66,7 @@ def read(body: bytes, *, plainly: bool) -> CallRequest | str:
         if not plainly:
             patch.setattr(anthropic_plain, "read", lambda *_: None)
         try:
-            return AnthropicMessages().read("chat", body)
+            return AnthropicMessages().read(body)
         except BodyInvalid as refused:
             return refused.message
 
@@ -75,7 +75,7 @@ def outgoing(request: CallRequest, model: str, *, plainly: bool) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         if not plainly:
             patch.setattr(bodies, "outgoing", lambda *_: None)
-        return AnthropicMessages().outgoing(request, model)
+        return AnthropicMessages().outgoing(request, model).body
 
 
 def whole(body: bytes, *, plainly: bool) -> Reading:

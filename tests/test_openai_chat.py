@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costbearer import errors
-from costbearer.dialects.base import CallRequest, Dialect, Reading
+from costbearer.dialects.base import CallRequest, Dialect, Operation, Reading
+from costbearer.dialects.openai import OpenAI
 from costbearer.dialects.openai_chat import OpenAIChat
 from costbearer.usage import Usage, leaves
 
-DIALECT: Dialect = OpenAIChat()
+FAMILY: Dialect = OpenAI()
+DIALECT: Operation = OpenAIChat()
 HELLO = {"role": "user", "content": "hello"}
 
 
@@ -28,7 +30,7 @@ def ask(**changes: Any) -> CallRequest:
 
 
 def read(**members: Any) -> CallRequest:
-    return DIALECT.read("chat", json.dumps({"model": "m", "messages": [HELLO], **members}).encode())
+    return DIALECT.read(json.dumps({"model": "m", "messages": [HELLO], **members}).encode())
 
 
 def event(**members: Any) -> bytes:
@@ -78,7 +80,7 @@ def only(reading: Reading) -> Usage:
 def test_a_plain_request() -> None:
     request = read()
     assert request == ask(model="m", stream=False, body=request.body)
-    assert DIALECT.outgoing(request, "m") is request.body
+    assert DIALECT.outgoing(request, "m").body is request.body
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_input_that_the_bytes_do_not_bound(members: dict[str, Any], expected: bo
 )
 def test_faulty_requests(body: bytes, words: str) -> None:
     with pytest.raises(errors.BodyInvalid) as caught:
-        DIALECT.read("chat", body)
+        DIALECT.read(body)
     assert words in caught.value.message
     assert len(caught.value.message) < 300
 
@@ -188,15 +190,10 @@ def test_faulty_requests(body: bytes, words: str) -> None:
 @given(st.binary(max_size=80) | st.text(alphabet='{}[]":,\\u0169model\nstrea', max_size=60).map(str.encode))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     try:
-        request = DIALECT.read("chat", body)
+        request = DIALECT.read(body)
     except errors.BodyInvalid:
         return
     assert request.model
-
-
-def test_the_list_of_models_needs_no_body() -> None:
-    assert DIALECT.read("models", b"").operation == "models"
-    assert DIALECT.whole(ask(operation="models"), b'{"data":[]}').complete
 
 
 # -- what is sent on
@@ -243,8 +240,8 @@ def test_the_list_of_models_needs_no_body() -> None:
     ],
 )
 def test_outgoing_changes_what_it_must_and_no_other_byte(body: bytes, expected: bytes) -> None:
-    request = DIALECT.read("chat", body)
-    sent = DIALECT.outgoing(request, "m")
+    request = DIALECT.read(body)
+    sent = DIALECT.outgoing(request, "m").body
     assert sent == expected
     if expected == body:
         assert sent is request.body
@@ -252,13 +249,13 @@ def test_outgoing_changes_what_it_must_and_no_other_byte(body: bytes, expected: 
 
 def test_a_model_is_renamed_in_place() -> None:
     body = b'{"messages":[{"content":"\\"model\\":\\"m\\"","model":"m"}], "model" : "m","tools":[{"model":"m"}]}'
-    request = DIALECT.read("chat", body)
-    assert DIALECT.outgoing(request, 'o"3') == body.replace(b'"model" : "m"', b'"model" : "o\\"3"')
+    request = DIALECT.read(body)
+    assert DIALECT.outgoing(request, 'o"3').body == body.replace(b'"model" : "m"', b'"model" : "o\\"3"')
 
 
 def test_all_changes_at_once() -> None:
     body = b'{"stream":true,"stream_options":{},"model":"m","metadata":{"tags":[],"k":"v"}}'
-    sent = DIALECT.outgoing(DIALECT.read("chat", body), "n")
+    sent = DIALECT.outgoing(DIALECT.read(body), "n").body
     assert sent == b'{"stream":true,"stream_options":{"include_usage":true},"model":"n","metadata":{"k":"v"}}'
 
 
@@ -727,11 +724,11 @@ def test_no_bytes_raise(chunks: list[bytes]) -> None:
 
 
 def test_headers() -> None:
-    assert DIALECT.credential_headers("sk-fake") == (("authorization", "Bearer sk-fake"),)
-    assert DIALECT.provider_request_id({"x-request-id": "req_1"}) == "req_1"
-    assert DIALECT.provider_request_id({"apim-request-id": "a"}) == "a"
-    assert DIALECT.provider_request_id({}) is None
-    for headers in (DIALECT.forwarded_headers, DIALECT.relayed_headers):
+    assert FAMILY.credential_headers("sk-fake") == (("authorization", "Bearer sk-fake"),)
+    assert FAMILY.provider_request_id({"x-request-id": "req_1"}) == "req_1"
+    assert FAMILY.provider_request_id({"apim-request-id": "a"}) == "a"
+    assert FAMILY.provider_request_id({}) is None
+    for headers in (FAMILY.forwarded_headers, FAMILY.relayed_headers):
         assert all(name == name.lower() for name in headers)
         assert not headers & {"authorization", "cookie", "set-cookie", "baggage", "accept-encoding", "content-length"}
         assert not any(name.startswith("x-costbearer") or "organization" in name for name in headers)
@@ -758,7 +755,7 @@ def client(status: int, body: bytes, content_type: str) -> openai.OpenAI:
 
 @pytest.mark.parametrize("refused, kind, named", REFUSALS)
 def test_the_sdk_raises_errors_with_our_code(refused: errors.CallRefused, kind: type[Exception], named: str) -> None:
-    body = DIALECT.error_body(refused, "req_1")
+    body = FAMILY.error_body(refused, "req_1")
     with client(refused.http_status, body, "application/json") as sdk, pytest.raises(kind) as caught:
         sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
     error = caught.value
@@ -768,7 +765,7 @@ def test_the_sdk_raises_errors_with_our_code(refused: errors.CallRefused, kind: 
 
 
 def test_the_sdk_raises_an_error_inside_a_stream_with_our_code() -> None:
-    body = said("one") + DIALECT.error_event(errors.UpstreamTimeout("it stopped"), "req_1")
+    body = said("one") + FAMILY.error_event(errors.UpstreamTimeout("it stopped"), "req_1")
     with client(200, body, "text/event-stream") as sdk:
         chunks = sdk.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], stream=True)
         assert next(chunks).choices[0].delta.content == "one"

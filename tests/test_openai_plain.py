@@ -67,7 +67,7 @@ def read(body: bytes, *, plainly: bool) -> CallRequest | str:
         if not plainly:
             patch.setattr(openai_plain, "read", lambda *_: None)
         try:
-            return OpenAIChat().read("chat", body)
+            return OpenAIChat().read(body)
         except BodyInvalid as refused:
             return refused.message
 
@@ -76,7 +76,7 @@ def outgoing(request: CallRequest, model: str, *, plainly: bool) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         if not plainly:
             patch.setattr(bodies, "outgoing", lambda *_: None)
-        return OpenAIChat().outgoing(request, model)
+        return OpenAIChat().outgoing(request, model).body
 
 
 def whole(body: bytes, *, plainly: bool) -> Reading:
@@ -156,6 +156,6 @@ def test_replies_read_the_same_both_ways(reply: dict[str, Any], usage: dict[str,
     ],
 )
 def test_tags_come_off_and_nothing_else_does(body: bytes, expected: bytes) -> None:
-    asked = OpenAIChat().read("chat", body)
+    asked = OpenAIChat().read(body)
     assert outgoing(asked, "m", plainly=True) == expected
     assert outgoing(asked, "m", plainly=False) == expected

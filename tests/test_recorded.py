@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from costbearer.dialects.anthropic_messages import AnthropicMessages
-from costbearer.dialects.base import CallRequest, Dialect, Reading
+from costbearer.dialects.base import CallRequest, Operation, Reading
 from costbearer.dialects.openai_chat import OpenAIChat
 from costbearer.usage import COUNTS, combined, leaves
 
-DIALECTS: dict[str, Dialect] = {
+DIALECTS: dict[str, Operation] = {
     "chat.completions": OpenAIChat(),
     "completions": OpenAIChat(),
     "messages": AnthropicMessages(),

@@ -95,8 +95,7 @@ def run_gateway(config: Config, *, parent: int | None = None) -> None:
 
 def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
     """One worker's state, in the worker's own process: a new journal, keys and prices in memory."""
-    from costbearer.dialects.anthropic_messages import AnthropicMessages
-    from costbearer.dialects.openai_chat import OpenAIChat
+    from costbearer.dialects.registry import all_dialects
     from costbearer.gateway.worker import Worker
     from costbearer.journal import JournalWriter
     from costbearer.stores.control import Control
@@ -113,7 +112,7 @@ def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
         config,
         journal=journal,
         book=PriceBook.loads(archive.bundled()),
-        dialects={"openai": OpenAIChat(), "anthropic": AnthropicMessages()},
+        dialects=all_dialects(),
         load_keys=control.load_keyring,
         key_revision=control.revision,
         hasher=hasher(secrets.keyring(config.data, create=False)),

@@ -16,7 +16,7 @@ Shapes: https://docs.anthropic.com/en/api/messages and /messages-streaming. The 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ from costbearer.dialects import anthropic_plain, jsonedit, reply
 from costbearer.dialects import body as bodies
 from costbearer.dialects.anthropic_plain import (
     CONTAINED_BLOCKS,
+    COUNT_TOKENS,
     DEFINED_TOOL_TOKENS_MAX,
     DEFINED_TOOLS,
     ONE_HOUR,
@@ -32,9 +33,8 @@ from costbearer.dialects.anthropic_plain import (
     TOOL_USE_TOKENS_MAX,
 )
 from costbearer.dialects.anthropic_usage import Message, read_work
-from costbearer.dialects.base import CallRequest, Reading, ReplyReader
+from costbearer.dialects.base import NOTHING, NOWHERE, CallRequest, Outgoing, Place, Plain, Reading, ReplyReader
 from costbearer.dialects.reply import Notes
-from costbearer.errors import CallRefused
 
 _OPEN_MEMBERS = frozenset({"container", "mcp_servers", "context_management", "compaction", "fallbacks", "thread"})
 """Members by which the provider adds input, steps or models of its own."""
@@ -91,18 +91,16 @@ _blocks = msgspec.json.Decoder(list[_Block]).decode
 _tools = msgspec.json.Decoder(list[_Tool]).decode
 
 
-class AnthropicMessages:
-    """The dialect `anthropic`. Base URLs of its providers end before `/v1/messages`."""
+class AnthropicMessages(Plain):
+    """The operations `chat` and `count_tokens`, which have the same request."""
 
-    def __init__(self) -> None:
-        self.name = "anthropic"
-        self.operations = {"chat": "/v1/messages", "count_tokens": "/v1/messages/count_tokens"}
-        self.forwarded_headers = FORWARDED_HEADERS
-        self.relayed_headers = RELAYED_HEADERS
+    def __init__(self, operation: str = "chat", path: str = "/v1/messages") -> None:
+        self._operation = operation
+        self._path = path
 
-    def read(self, operation: str, body: bytes) -> CallRequest:
+    def read(self, body: bytes, place: Place = NOWHERE) -> CallRequest:
         """Understand a request. Raises `BodyInvalid`."""
-        return anthropic_plain.read(operation, body) or self._member_by_member(operation, body)
+        return anthropic_plain.read(self._operation, body) or self._member_by_member(self._operation, body)
 
     def _member_by_member(self, operation: str, body: bytes) -> CallRequest:
         fields = bodies.Fields(body)
@@ -122,13 +120,18 @@ class AnthropicMessages:
             geo=fields.word("inference_geo"),
             cache_ttl_1h=b'"ttl"' in body and ONE_HOUR.search(body) is not None,
             overhead_tokens=overhead,
+            free=operation == COUNT_TOKENS,
         )
 
-    def outgoing(self, request: CallRequest, model: str) -> bytes:
+    def outgoing(self, request: CallRequest, model: str, labels: Mapping[str, str] = NOTHING) -> Outgoing:
         """The body for the provider: tags off, model renamed; else the caller's bytes.
 
         Where nothing must change the very same object is given back.
         """
+        return Outgoing(self._path, self.body_for(request, model))
+
+    def body_for(self, request: CallRequest, model: str) -> bytes:
+        """The body alone."""
         if not request.has_tags and model == request.model:
             return request.body
         edited = bodies.outgoing(request.body, request.has_tags, model if model != request.model else None)
@@ -141,21 +144,15 @@ class AnthropicMessages:
             revision.replace("model", msgspec.json.encode(model))
         return revision.text()
 
-    def credential_headers(self, credential: str) -> tuple[tuple[str, str], ...]:
-        return (("x-api-key", credential),)
-
-    def provider_request_id(self, headers: dict[str, str]) -> str | None:
-        return reply.name(headers.get("request-id"))
-
-    def stream_reader(self, request: CallRequest) -> ReplyReader:
+    def stream_reader(self, request: CallRequest, headers: Mapping[str, str] = NOTHING) -> ReplyReader:
         return StreamReader(request)
 
-    def whole(self, request: CallRequest, body: bytes) -> Reading:
+    def whole(self, request: CallRequest, body: bytes, headers: Mapping[str, str] = NOTHING) -> Reading:
         """Read a message that came whole, or an error body. Never raises.
 
         `count_tokens` is free: its reply gives a complete reading without work.
         """
-        plain = None if request.operation == "count_tokens" else anthropic_plain.whole(request, body)
+        plain = None if request.operation == COUNT_TOKENS else anthropic_plain.whole(request, body)
         return plain or self._tolerant(request, body)
 
     def _tolerant(self, request: CallRequest, body: bytes) -> Reading:
@@ -165,29 +162,11 @@ class AnthropicMessages:
             return Reading(notes=("body_unexpected", "usage_absent"))
         except reply.UNREADABLE:
             return Reading(notes=("body_not_json",))
-        if request.operation == "count_tokens":
+        if request.operation == COUNT_TOKENS:
             return Reading(complete=not found.error, error_code=_error_code(found.error))
         told = _Told(request)
         told.whole(found)
         return told.reading(Notes(), ended=True)
-
-    def error_body(self, refused: CallRefused, request_id: str) -> bytes:
-        """The shape of https://docs.anthropic.com/en/api/errors; `code`, and the SDK's `error_code`, are ours."""
-        return msgspec.json.encode(
-            {
-                "type": "error",
-                "error": {
-                    "type": _error_type(refused.http_status),
-                    "message": refused.message,
-                    "code": refused.code,
-                    "details": {"error_code": refused.code},
-                },
-                "request_id": request_id,
-            }
-        )
-
-    def error_event(self, refused: CallRefused, request_id: str) -> bytes:
-        return b"event: error\ndata: " + self.error_body(refused, request_id) + b"\n\n"
 
 
 class _Told:
@@ -379,33 +358,3 @@ def _is_elsewhere(block: _Block) -> bool:
     if block.type not in CONTAINED_BLOCKS:
         return True
     return block.type == "tool_result" and _has_content_elsewhere(block.content)
-
-
-def _error_type(status: int) -> str:
-    """Anthropic's names for classes of errors (https://docs.anthropic.com/en/api/errors)."""
-    named = {
-        401: "authentication_error",
-        403: "permission_error",
-        404: "not_found_error",
-        413: "request_too_large",
-        429: "rate_limit_error",
-        503: "overloaded_error",
-        504: "timeout_error",
-    }
-    return named.get(status, "invalid_request_error" if status < 500 else "api_error")
-
-
-def _rate_limit_headers() -> Iterator[str]:
-    for what in ("requests", "tokens", "input-tokens", "output-tokens"):
-        for state in ("limit", "remaining", "reset"):
-            yield f"anthropic-ratelimit-{what}-{state}"
-
-
-FORWARDED_HEADERS = frozenset(
-    {"accept", "anthropic-beta", "anthropic-version", "idempotency-key", "traceparent", "user-agent"}
-)
-
-RELAYED_HEADERS = frozenset(
-    {"content-type", "request-id", "retry-after", "retry-after-ms", "x-should-retry", *_rate_limit_headers()}
-)
-"""Not among them: the provider's organisation and workspace, its cookies, and what its own proxies add."""

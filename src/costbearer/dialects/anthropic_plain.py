@@ -94,6 +94,9 @@ class _Message(msgspec.Struct, gc=False):
     error: None = None
 
 
+COUNT_TOKENS = "count_tokens"
+"""Token counting is free: https://docs.anthropic.com/en/docs/build-with-claude/token-counting#pricing-and-rate-limits."""
+
 _asked = jsonedit.decoder(_Asked)
 _message = reply.decoder(_Message)
 
@@ -138,6 +141,7 @@ def read(operation: str, body: bytes) -> CallRequest | None:
         geo=bodies.word(asked.inference_geo),
         cache_ttl_1h=b'"ttl"' in body and ONE_HOUR.search(body) is not None,
         overhead_tokens=overhead,
+        free=operation == COUNT_TOKENS,
     )
 
 

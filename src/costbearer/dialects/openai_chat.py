@@ -14,6 +14,7 @@ from them:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -21,11 +22,10 @@ import msgspec
 
 from costbearer.dialects import body as bodies
 from costbearer.dialects import jsonedit, openai_plain, reply
-from costbearer.dialects.base import CallRequest, Reading, ReplyReader
+from costbearer.dialects.base import NOTHING, NOWHERE, CallRequest, Outgoing, Place, Plain, Reading, ReplyReader
 from costbearer.dialects.openai_plain import CALLER_TOOLS, CHOICES_MAX, CONTAINED_PARTS
 from costbearer.dialects.openai_usage import read_cost, read_usage
 from costbearer.dialects.reply import Notes
-from costbearer.errors import CallRefused
 from costbearer.usage import Work
 
 _TEXTS = frozenset({"content", "refusal", "reasoning", "reasoning_content", "text"})
@@ -66,20 +66,15 @@ _messages = msgspec.json.Decoder(list[_Message]).decode
 _parts = msgspec.json.Decoder(list[_Part]).decode
 
 
-class OpenAIChat:
-    """The dialect `openai`. Base URLs of its providers end where `/chat/completions` begins (`.../v1`)."""
+class OpenAIChat(Plain):
+    """The operation `chat`."""
 
-    def __init__(self) -> None:
-        self.name = "openai"
-        self.operations = {"chat": "/chat/completions", "models": "/models"}
-        self.forwarded_headers = FORWARDED_HEADERS
-        self.relayed_headers = RELAYED_HEADERS
+    def __init__(self, path: str = "/chat/completions") -> None:
+        self._path = path
 
-    def read(self, operation: str, body: bytes) -> CallRequest:
-        """Understand a request; `models` has no body. Raises `BodyInvalid`."""
-        if operation == "models":
-            return CallRequest(operation=operation, model="", stream=False, body=body)
-        return openai_plain.read(operation, body) or self._member_by_member(operation, body)
+    def read(self, body: bytes, place: Place = NOWHERE) -> CallRequest:
+        """Understand a request. Raises `BodyInvalid`."""
+        return openai_plain.read("chat", body) or self._member_by_member("chat", body)
 
     def _member_by_member(self, operation: str, body: bytes) -> CallRequest:
         fields = bodies.Fields(body)
@@ -103,11 +98,15 @@ class OpenAIChat:
             tier=fields.word("service_tier"),
         )
 
-    def outgoing(self, request: CallRequest, model: str) -> bytes:
+    def outgoing(self, request: CallRequest, model: str, labels: Mapping[str, str] = NOTHING) -> Outgoing:
         """The body for the provider: tags off, usage asked for in streams, model renamed; else the caller's bytes.
 
         Where nothing must change the very same object is given back.
         """
+        return Outgoing(self._path, self.body_for(request, model))
+
+    def body_for(self, request: CallRequest, model: str) -> bytes:
+        """The body alone."""
         asking = request.stream and not request.wants_usage
         if not request.has_tags and model == request.model and not (asking and request.has_stream_options):
             return jsonedit.prepend(request.body, "stream_options", _ASK_FOR_USAGE) if asking else request.body
@@ -124,20 +123,11 @@ class OpenAIChat:
             _ask(revision)
         return revision.text()
 
-    def credential_headers(self, credential: str) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {credential}"),)
-
-    def provider_request_id(self, headers: dict[str, str]) -> str | None:
-        """`x-request-id`; Azure's gateway calls it `apim-request-id`."""
-        return reply.name(headers.get("x-request-id") or headers.get("apim-request-id"))
-
-    def stream_reader(self, request: CallRequest) -> ReplyReader:
+    def stream_reader(self, request: CallRequest, headers: Mapping[str, str] = NOTHING) -> ReplyReader:
         return StreamReader(request)
 
-    def whole(self, request: CallRequest, body: bytes) -> Reading:
+    def whole(self, request: CallRequest, body: bytes, headers: Mapping[str, str] = NOTHING) -> Reading:
         """Read a completion that came whole, or an error body. Never raises."""
-        if request.operation == "models":
-            return Reading(complete=True)
         return openai_plain.whole(request, body) or self._tolerant(request, body)
 
     def _tolerant(self, request: CallRequest, body: bytes) -> Reading:
@@ -150,19 +140,6 @@ class OpenAIChat:
         told = _Told(request)
         told.read(found, "message")
         return told.reading(Notes(), ended=True)
-
-    def error_body(self, refused: CallRefused, request_id: str) -> bytes:
-        """`error` in the shape of https://platform.openai.com/docs/guides/error-codes; `code` is ours."""
-        error = {
-            "message": refused.message,
-            "type": _error_type(refused.http_status),
-            "param": None,
-            "code": refused.code,
-        }
-        return msgspec.json.encode({"error": error, "request_id": request_id})
-
-    def error_event(self, refused: CallRefused, request_id: str) -> bytes:
-        return b"data: " + self.error_body(refused, request_id) + b"\n\n"
 
 
 class _Told:
@@ -379,34 +356,3 @@ def _ask(revision: jsonedit.Revision) -> None:
         else:
             options.insert("include_usage", b"true")
         revision.replace("stream_options", options.text())
-
-
-def _error_type(status: int) -> str:
-    """OpenAI's names for classes of errors."""
-    named = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-    return named.get(status, "invalid_request_error" if status < 500 else "server_error")
-
-
-FORWARDED_HEADERS = frozenset(
-    {"accept", "idempotency-key", "openai-beta", "traceparent", "user-agent", "x-client-request-id"}
-)
-"""Not among them: organisation and project, which belong to the provider's credential, and what names the caller."""
-
-RELAYED_HEADERS = frozenset(
-    {
-        "content-type",
-        "openai-processing-ms",
-        "openai-version",
-        "retry-after",
-        "retry-after-ms",
-        "x-ratelimit-limit-requests",
-        "x-ratelimit-limit-tokens",
-        "x-ratelimit-remaining-requests",
-        "x-ratelimit-remaining-tokens",
-        "x-ratelimit-reset-requests",
-        "x-ratelimit-reset-tokens",
-        "x-request-id",
-        "x-should-retry",
-    }
-)
-"""Not among them: the provider's organisation, its cookies, and what its own proxies add."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from costbearer import money
+from costbearer.dialects.base import Outgoing
 from costbearer.errors import AmountInvalid, CallRefused, ShuttingDown, UpstreamFailed, UpstreamTimeout
 from costbearer.gateway import settle
 from costbearer.gateway.calls import Call, Request
@@ -48,9 +49,15 @@ async def attempt(worker: Worker, request: Request) -> Call:
     attempts = list(plan(request.targets, worker.retries))
     failure: CallRefused | None = None
     for number, (target, reason) in enumerate(attempts, start=1):
+        try:
+            outgoing = target.operation.outgoing(request.asked, target.model, request.labels)
+        except CallRefused as refusal:
+            # What one provider cannot be asked, the next perhaps can.
+            failure = failure or refusal
+            continue
         call = await worker.open(request, target, number, reason)
         try:
-            wait = await _try(worker, request, call, last=number == len(attempts))
+            wait = await _try(worker, request, call, outgoing, last=number == len(attempts))
         except ConnectFailed:
             call.close(settle.not_billed(call.intent, call.ending("error", error_code="connect_failed")))
             worker.done(call)
@@ -69,7 +76,7 @@ async def attempt(worker: Worker, request: Request) -> Call:
     raise failure or UpstreamFailed("the caller left before an answer came")
 
 
-async def _try(worker: Worker, request: Request, call: Call, *, last: bool) -> float | None:
+async def _try(worker: Worker, request: Request, call: Call, outgoing: Outgoing, *, last: bool) -> float | None:
     """One attempt. None: its answer is the one to relay. Else it is closed, and that many seconds are to be waited.
 
     Raises:
@@ -81,14 +88,13 @@ async def _try(worker: Worker, request: Request, call: Call, *, last: bool) -> f
     if not call.wanted:
         worker.pools[target.provider.name].release(connection)
         raise ConnectFailed("no longer wanted")
-    head, body = _outgoing(worker, request, target)
-    connection.send(head, body)
+    connection.send(worker.request_head(target, outgoing, request.headers), outgoing.body)
     call.connection = connection
     try:
         await connection.head()
     except ReplyBroken as broken:
         raise no_reply(call, broken) from None
-    call.answered(request.dialect.provider_request_id(connection.headers))
+    call.answered(target.dialect.provider_request_id(connection.headers))
     call.header_cost = _header_cost(connection, target)
     wait = _wait_before_retry(worker, call, connection)
     if last or wait is None:
@@ -121,17 +127,6 @@ def no_reply(call: Call, broken: ReplyBroken) -> CallRefused:
     return UpstreamFailed(
         f"the connection to {name} ended before its reply; it may have done the work, so it was not tried again"
     )
-
-
-def _outgoing(worker: Worker, request: Request, target: Target) -> tuple[bytes, bytes]:
-    """Head and body for the provider: no key, tag or baggage of ours, only headers known to be the provider's."""
-    dialect = request.dialect
-    body = dialect.outgoing(request.asked, target.model)
-    lines = [worker.request_head(target.provider, dialect, request.asked.operation), f"content-length: {len(body)}\r\n"]
-    headers = request.headers
-    lines += [f"{name}: {headers[name]}\r\n" for name in dialect.forwarded_headers if name in headers]
-    lines.append("\r\n")
-    return "".join(lines).encode("latin-1", "replace"), body
 
 
 def _wait_before_retry(worker: Worker, call: Call, connection: Connection) -> float | None:

@@ -67,6 +67,12 @@ class Request(NamedTuple):
     targets: tuple[Target, ...]
     caller: Caller
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """The verified labels, for providers that keep labels of their own."""
+        bearer = self.bearer
+        return {"owner": bearer.owner, "team": bearer.team, "agent": bearer.agent, "workload": bearer.workload}
+
 
 class Call:
     """One attempt. Whoever holds it must close it; `abandon` closes what nobody else did.

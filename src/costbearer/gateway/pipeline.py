@@ -6,14 +6,16 @@ authenticate -> read -> attribute -> resolve -> (open -> attempt)... -> relay ->
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from costbearer.attribution import Said, attribute
+from costbearer.dialects.base import JSON, Place
 from costbearer.errors import CallRefused, EndpointNotMetered, JournalFailed, NotRecording, ShuttingDown
 from costbearer.gateway import edge, replies
 from costbearer.gateway.attempts import attempt
 from costbearer.gateway.calls import Caller, Request
-from costbearer.gateway.endpoints import ENDPOINTS, HEALTH_PATHS, Endpoint, metered_paths
+from costbearer.gateway.endpoints import HEALTH_PATHS, Endpoint, family, find, metered_paths
 from costbearer.gateway.relay import relay
 from costbearer.gateway.worker import Worker, new_request_id
 
@@ -26,16 +28,16 @@ async def serve(worker: Worker, scope: edge.Scope, wire: edge.Wire) -> None:
         replies.health(wire, {"alive": True} if scope.path == "/healthz" else worker.state())
         return
     request_id = new_request_id()
-    endpoint = ENDPOINTS.get((scope.method, scope.path))
-    dialect = worker.dialects[endpoint.dialect if endpoint else _likely_dialect(scope.path)]
+    found = find(scope.method, scope.path)
+    dialect = worker.dialects[found[0].dialect if found else family(scope.path)]
     client = scope.client.rpartition(":")[0]
     entered = False
     try:
-        if endpoint is None:
+        if found is None:
             raise EndpointNotMetered(f"{scope.method} {scope.path[:100]} is not metered; metered are {metered_paths()}")
         worker.enter(client)
         entered = True
-        await _call(worker, scope, wire, endpoint, request_id)
+        await _call(worker, scope, wire, found, request_id)
     except CallRefused as refused:
         replies.refuse(wire, dialect, refused, request_id)
     except JournalFailed as failed:
@@ -47,7 +49,10 @@ async def serve(worker: Worker, scope: edge.Scope, wire: edge.Wire) -> None:
             worker.leave(client)
 
 
-async def _call(worker: Worker, scope: edge.Scope, wire: edge.Wire, endpoint: Endpoint, request_id: str) -> None:
+async def _call(
+    worker: Worker, scope: edge.Scope, wire: edge.Wire, found: tuple[Endpoint, Mapping[str, str]], request_id: str
+) -> None:
+    endpoint, params = found
     if worker.draining:
         raise ShuttingDown("the gateway is shutting down; send the request again")
     headers = edge.read_headers(scope)
@@ -61,9 +66,12 @@ async def _call(worker: Worker, scope: edge.Scope, wire: edge.Wire, endpoint: En
         replies.models(wire, names, anthropic=anthropic, request_id=request_id)
         return
 
-    body = await edge.read_body(headers, wire, bytes_max=worker.body_bytes_max, deadlines=worker.body_deadlines)
+    body = b""
+    if endpoint.media != "none":
+        body = await edge.read_body(headers, wire, bytes_max=worker.body_bytes_max, deadlines=worker.body_deadlines)
     dialect = worker.dialects[endpoint.dialect]
-    asked = dialect.read(endpoint.operation, body)
+    place = Place(scope.method, scope.path, scope.query_string, params, headers.get("content-type", JSON))
+    asked = dialect.operations[endpoint.operation].read(body, place)
     attribution = attribute(
         bearer,
         Said(
@@ -74,7 +82,11 @@ async def _call(worker: Worker, scope: edge.Scope, wire: edge.Wire, endpoint: En
         ),
         worker.hasher,
     )
-    targets = worker.resolver.targets(asked.model, endpoint.dialect)
+    if asked.model:
+        targets = worker.resolver.targets(asked.model, endpoint.dialect, endpoint.operation)
+    else:
+        wanted = headers.get("x-costbearer-provider")
+        targets = worker.resolver.stored(endpoint.dialect, endpoint.operation, wanted)
     caller = Caller(wire, stream=asked.stream)
     request = Request(
         id=request_id,
@@ -93,7 +105,3 @@ async def _call(worker: Worker, scope: edge.Scope, wire: edge.Wire, endpoint: En
         await relay(worker, request, call)
     finally:
         caller.end()
-
-
-def _likely_dialect(path: str) -> str:
-    return "anthropic" if path.startswith("/v1/messages") else "openai"

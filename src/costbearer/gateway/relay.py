@@ -38,8 +38,8 @@ async def relay(worker: Worker, request: Request, call: Call) -> None:
     try:
         if not 200 <= status < 300:
             await _relay_refusal(request, call, connection)
-        elif connection.headers.get("content-type", "").lower().startswith("text/event-stream"):
-            await _relay_stream(worker, request, call, connection)
+        elif (stream_type := call.target.operation.streams.get(_content_type(connection))) is not None:
+            await _relay_stream(worker, request, call, connection, stream_type)
         else:
             await _relay_whole(worker, request, call, connection)
     except BaseException:
@@ -64,7 +64,8 @@ async def _relay_refusal(request: Request, call: Call, connection: Connection) -
         raise UpstreamFailed(
             f"{name} answered with a redirect (status {connection.status}); redirects are not followed"
         )
-    request.caller.wire.response_bytes(connection.status, _headers(request, connection), body)
+    shown = call.target.operation.shown(request.asked, connection.status, body)
+    request.caller.wire.response_bytes(connection.status, _headers(request, call, connection), shown)
 
 
 async def _relay_whole(worker: Worker, request: Request, call: Call, connection: Connection) -> None:
@@ -72,7 +73,8 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
         body = await connection.whole()
     except ReplyBroken as broken:
         raise no_reply(call, broken) from None
-    reading = request.dialect.whole(call.asked, body)
+    operation = call.target.operation
+    reading = operation.whole(call.asked, body, connection.headers)
     entry = call.close(
         settle.read(
             call.intent,
@@ -89,16 +91,22 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
         raise UpstreamFailed(
             f"{call.target.provider.name} answered {connection.status} with something that is not JSON"
         )
-    headers = _headers(request, connection)
+    headers = _headers(request, call, connection)
     if entry.cost_usd is not None:
         headers.append((COST, money.text(entry.cost_usd)))
     headers.append((BASIS, entry.basis))
-    request.caller.wire.response_bytes(connection.status, headers, body)
+    request.caller.wire.response_bytes(
+        connection.status, headers, operation.shown(request.asked, connection.status, body)
+    )
 
 
-async def _relay_stream(worker: Worker, request: Request, call: Call, connection: Connection) -> None:
-    reader = request.dialect.stream_reader(call.asked)
-    transport = request.caller.wire.response_stream(connection.status, _headers(request, connection))
+async def _relay_stream(
+    worker: Worker, request: Request, call: Call, connection: Connection, content_type: str
+) -> None:
+    reader = call.target.operation.stream_reader(call.asked, connection.headers)
+    headers = [(name, value) for name, value in _headers(request, call, connection) if name != "content-type"]
+    headers.append(("content-type", content_type))
+    transport = request.caller.wire.response_stream(connection.status, headers)
     held = bytearray()
     broken: ReplyBroken | None = None
     try:
@@ -180,8 +188,12 @@ def _said(call: Call, broken: ReplyBroken) -> UpstreamFailed | UpstreamTimeout |
     return UpstreamFailed(f"the connection to {name} broke; the answer ends here")
 
 
-def _headers(request: Request, connection: Connection) -> list[tuple[str, str]]:
-    relayed = request.dialect.relayed_headers
+def _content_type(connection: Connection) -> str:
+    return connection.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _headers(request: Request, call: Call, connection: Connection) -> list[tuple[str, str]]:
+    relayed = call.target.dialect.relayed_headers
     headers = [(name, value) for name, value in connection.headers.items() if name in relayed]
     headers.append((REQUEST_ID, request.id))
     headers.append((TRACE_ID, request.trace_id))

@@ -7,72 +7,101 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from costbearer.config import Config, Provider
-from costbearer.errors import ModelUnknown
+from costbearer.dialects.base import Dialect, Operation
+from costbearer.dialects.registry import Exchange
+from costbearer.errors import HeaderInvalid, ModelUnknown
 from costbearer.prices import PriceBook
 
 TARGETS_CACHED_MAX = 4096
 
 
 class Target(NamedTuple):
-    """One upstream to try: the provider, the model's name there, and the route that said so."""
+    """One upstream to try: the provider, the model's name there, and the route that said so.
+
+    `dialect` is the provider's; `operation` takes the caller's request to it.
+    """
 
     provider: Provider
     model: str
     route: str
+    dialect: Dialect
+    operation: Operation
 
 
 class Resolver:
     """Routes of one configuration. Answers are remembered; callers choose the names, so the memory is bounded."""
 
-    def __init__(self, config: Config, book: PriceBook) -> None:
+    def __init__(self, config: Config, book: PriceBook, exchange: Exchange) -> None:
         self._routes = config.routes
         self._providers: Mapping[str, Provider] = config.providers
         self._book = book
-        self._known: dict[tuple[str, str], tuple[Target, ...]] = {}
+        self._exchange = exchange
+        self._known: dict[tuple[str, str, str], tuple[Target, ...]] = {}
 
-    def targets(self, model: str, dialect: str) -> tuple[Target, ...]:
+    def targets(self, model: str, dialect: str, operation: str) -> tuple[Target, ...]:
         """The upstreams for a model, in the order in which they are tried.
 
         Raises:
             ModelUnknown: no route matches and no configured provider is known to serve the model in this dialect.
         """
-        key = (model, dialect)
+        key = (model, dialect, operation)
         found = self._known.get(key)
         if found is None:
-            found = self._find(model, dialect)
+            found = self._find(model, dialect, operation)
             if len(self._known) < TARGETS_CACHED_MAX:
                 self._known[key] = found
         return found
+
+    def stored(self, dialect: str, operation: str, wanted: str | None) -> tuple[Target, ...]:
+        """The one upstream for a request that names no model: about files, batches, stored responses.
+
+        `wanted` is a provider's name; without it the first configured provider of the dialect is asked.
+
+        Raises:
+            ModelUnknown: no configured provider can be asked that.
+            HeaderInvalid: `wanted` names none that can.
+        """
+        for provider in self._providers.values():
+            if wanted is None or provider.name == wanted:
+                target = self._target(provider, "", provider.name, dialect, operation)
+                if target is not None and provider.dialect == dialect:
+                    return (target,)
+        if wanted is not None:
+            raise HeaderInvalid(f"x-costbearer-provider names {wanted[:60]!r}, which cannot be asked this")
+        raise ModelUnknown(f"no configured provider of the dialect {dialect} can be asked this")
 
     def models(self, dialect: str) -> list[tuple[str, str]]:
         """(model, provider) of everything that can be named in this dialect without a wildcard, sorted."""
         names: dict[str, str] = {}
         for route in self._routes:
             provider = self._providers[route.upstreams[0].split("/", 1)[0]]
-            if "*" not in route.model and provider.dialect == dialect:
+            if "*" not in route.model and self._exchange.operation(dialect, "chat", provider.dialect) is not None:
                 names.setdefault(route.model, provider.name)
         if not self._routes:
             for provider in self._providers.values():
-                if provider.dialect == dialect:
+                if self._exchange.operation(dialect, "chat", provider.dialect) is not None:
                     for model in self._book.models(provider.price_provider):
                         names.setdefault(model, provider.name)
         return sorted(names.items())
 
-    def _find(self, model: str, dialect: str) -> tuple[Target, ...]:
+    def _find(self, model: str, dialect: str, operation: str) -> tuple[Target, ...]:
         for route in self._routes:
             if fnmatchcase(model, route.model):
-                targets = tuple(self._target(upstream, model, route.model) for upstream in route.upstreams)
-                if targets[0].provider.dialect == dialect:
+                found = [
+                    self._upstream(upstream, model, route.model, dialect, operation) for upstream in route.upstreams
+                ]
+                targets = tuple(target for target in found if target is not None)
+                if targets:
                     return targets
         if not self._routes:
             names = self._book.providers_of(model)
-            by_prices = [provider for provider in self._providers.values() if provider.dialect == dialect]
-            ranked = sorted(
-                (provider for provider in by_prices if provider.price_provider in names),
-                key=lambda provider: names.index(provider.price_provider),
-            )
-            if ranked:
-                return (Target(ranked[0], model, ranked[0].name),)
+            known = [provider for provider in self._providers.values() if provider.price_provider in names]
+            # Native speakers before translations, where the archive has no opinion.
+            known.sort(key=lambda provider: (names.index(provider.price_provider), provider.dialect != dialect))
+            for provider in known:
+                target = self._target(provider, model, provider.name, dialect, operation)
+                if target is not None:
+                    return (target,)
         hint = (
             "no route in the configuration matches it"
             if self._routes
@@ -80,6 +109,12 @@ class Resolver:
         )
         raise ModelUnknown(f"unknown model {model[:100]!r}: {hint}")
 
-    def _target(self, upstream: str, model: str, route: str) -> Target:
+    def _upstream(self, upstream: str, model: str, route: str, dialect: str, operation: str) -> Target | None:
         name, _, renamed = upstream.partition("/")
-        return Target(self._providers[name], renamed or model, route)
+        return self._target(self._providers[name], renamed or model, route, dialect, operation)
+
+    def _target(self, provider: Provider, model: str, route: str, dialect: str, operation: str) -> Target | None:
+        asked = self._exchange.operation(dialect, operation, provider.dialect)
+        if asked is None:
+            return None
+        return Target(provider, model, route, self._exchange.dialects[provider.dialect], asked)

@@ -32,9 +32,6 @@ from costbearer.prices import Context, PriceBook
 from costbearer.rating import Rating, rate, with_provider_cost
 from costbearer.usage import Usage, Work, combined, estimated_tokens
 
-FREE_OPERATIONS = frozenset({"count_tokens"})
-"""Operations that their provider states to be free of charge (Anthropic: token counting)."""
-
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How a call ended, as the gateway saw it."""
@@ -97,7 +94,7 @@ def read(
     """The outcome of a call with a reply of status 2xx, whole or cut."""
     if reading.error_code is not None and ending.error_code is None:
         ending = msgspec.structs.replace(ending, status="error", error_code=reading.error_code)
-    if request.operation in FREE_OPERATIONS:
+    if request.free:
         free = not_billed(intent, ending, notes=reading.notes)
         return msgspec.structs.replace(free, usage=_usage(reading.work), response_model=reading.response_model)
 

@@ -11,19 +11,19 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from costbearer.attribution import Bearer, Hasher
 from costbearer.config import Config, Provider
-from costbearer.dialects.base import CallRequest, Dialect
+from costbearer.dialects.base import CallRequest, Dialect, Outgoing, Signing
+from costbearer.dialects.registry import Exchange
 from costbearer.errors import JournalFailed, KeyInvalid, NotRecording, RateLimited, ShuttingDown
 from costbearer.gateway.calls import Call, Caller, Request
 from costbearer.gateway.edge import Deadlines
 from costbearer.gateway.resolve import Resolver, Target
-from costbearer.gateway.settle import FREE_OPERATIONS
 from costbearer.gateway.upstream import Limits, Pool
 from costbearer.journal import GroupCommit, Intent, JournalWriter, Outcome
 from costbearer.keys import KeyRecord, KeyRing
@@ -36,6 +36,8 @@ REVISION_INTERVAL_S = 0.25
 """How often the control store is asked whether anything changed: a revoked key stops within a second."""
 WATCH_INTERVAL_S = 0.05
 """How often new calls begin to be watched for callers who leave, and late bodies are given up."""
+HEADS_CACHED_MAX = 1024
+"""Request heads kept ready; their paths hold names that callers choose."""
 STOP_TIMEOUT_S = 1.0
 """What calls that are ended by the drain may take to write their outcome."""
 EXIT_NOT_RECORDING = 70
@@ -53,7 +55,7 @@ class Worker:
         *,
         journal: JournalWriter,
         book: PriceBook,
-        dialects: dict[str, Dialect],
+        dialects: Mapping[str, Dialect],
         load_keys: Callable[[], KeyRing],
         key_revision: Callable[[], object],
         hasher: Hasher,
@@ -65,7 +67,7 @@ class Worker:
         self.dialects = dialects
         self.hasher = hasher
         self.loop = loop
-        self.resolver = Resolver(config, book)
+        self.resolver = Resolver(config, book, Exchange(dialects))
         limits = Limits(
             connect_s=config.number("upstream.connect_timeout_s"),
             first_byte_s=config.number("upstream.first_byte_timeout_s"),
@@ -95,7 +97,7 @@ class Worker:
         self._keys_read = time.monotonic()
         self._refreshing = asyncio.Lock()
         self._keys_failing = False
-        self._heads: dict[tuple[str, str], str] = {}
+        self._heads: dict[tuple[str, str, str, str | None], str] = {}
         self._bearers: dict[str, tuple[KeyRecord, Bearer]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._unwatched: list[Caller] = []
@@ -252,17 +254,47 @@ class Worker:
         if self.sync_always:
             await self._synced(call.sequence)
 
-    def request_head(self, provider: Provider, dialect: Dialect, operation: str) -> str:
-        """What is the same in every request to this provider: all but the length and the caller's headers."""
-        key = (provider.name, operation)
+    def request_head(self, target: Target, outgoing: Outgoing, headers: Mapping[str, str]) -> bytes:
+        """Request line and headers for the provider: no key, tag or baggage of ours, only headers known to be its."""
+        dialect = target.dialect
+        lines = [self._fixed_head(target.provider, dialect, outgoing), f"content-length: {len(outgoing.body)}\r\n"]
+        own = outgoing.headers
+        lines += [f"{name}: {value}\r\n" for name, value in own]
+        if dialect.signs:
+            lines += [f"{name}: {value}\r\n" for name, value in self._signature(target.provider, dialect, outgoing)]
+        lines += [
+            f"{name}: {headers[name]}\r\n"
+            for name in dialect.forwarded_headers
+            if name in headers and not (own and any(name == mine for mine, _ in own))
+        ]
+        lines.append("\r\n")
+        return "".join(lines).encode("latin-1", "replace")
+
+    def _fixed_head(self, provider: Provider, dialect: Dialect, outgoing: Outgoing) -> str:
+        """What is the same in every such request to this provider: all but the length and the caller's headers."""
+        key = (provider.name, outgoing.method, outgoing.path, outgoing.content_type)
         head = self._heads.get(key)
         if head is None:
             pool = self.pools[provider.name]
-            lines = [f"POST {pool.path}{dialect.operations[operation]} HTTP/1.1", f"host: {pool.host_header}"]
-            lines += [f"{name}: {value}" for name, value in dialect.credential_headers(provider.credential)]
-            lines += ["content-type: application/json", "accept-encoding: identity", ""]
-            head = self._heads[key] = "\r\n".join(lines)
+            lines = [f"{outgoing.method} {pool.path}{outgoing.path} HTTP/1.1", f"host: {pool.host_header}"]
+            if not dialect.signs:
+                lines += [f"{name}: {value}" for name, value in dialect.credential_headers(provider.credential)]
+            if outgoing.content_type is not None:
+                lines.append(f"content-type: {outgoing.content_type}")
+            lines += ["accept-encoding: identity", ""]
+            head = "\r\n".join(lines)
+            if len(self._heads) < HEADS_CACHED_MAX:
+                self._heads[key] = head
         return head
+
+    def _signature(self, provider: Provider, dialect: Dialect, outgoing: Outgoing) -> tuple[tuple[str, str], ...]:
+        headers = outgoing.headers
+        if outgoing.content_type is not None:
+            headers = (*headers, ("content-type", outgoing.content_type))
+        signing = Signing(
+            outgoing.method, f"{provider.base_url}{outgoing.path}", headers, outgoing.body, datetime.now(UTC)
+        )
+        return dialect.credential_headers(provider.credential, signing)
 
     def _intent(self, request: Request, target: Target, number: int, reason: str | None, now: datetime) -> Entry:
         asked = request.asked
@@ -300,7 +332,7 @@ class Worker:
         A caller who leaves the tier to the provider may be served at a dearer one, so then every tier counts. None
         where nothing limits it: no card, or no context window.
         """
-        if asked.operation in FREE_OPERATIONS:
+        if asked.free:
             return ZERO
         provider = target.provider.price_provider
         if asked.tier is None or asked.tier == "auto":
