@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from costbearer.config import PREFIX, SETTINGS, Config, client_environment, load
+from costbearer.config import PREFIX, SETTINGS, Config, client_environment, known_providers, load
 from costbearer.errors import ConfigInvalid
+from costbearer.prices import PriceBook
+from costbearer.stores import archive
 
 PROVIDER = '[providers.openai]\ndialect = "openai"\nbase_url = "https://api.example.com/v1"\napi_key_env = "FAKE_KEY"\n'
 ENVIRON = {"FAKE_KEY": "sk-fake-for-tests"}
@@ -213,7 +215,7 @@ def test_a_credential_file_is_relative_to_the_settings_file(tmp_path: Path, monk
     [
         (("openai]", "Open AI]"), "not TOML"),
         (("openai]", '"Open AI"]'), "a provider's name is 1 to 40 of"),
-        (('"openai"\nbase', '"cohere"\nbase'), "dialect 'cohere' is not one of"),
+        (('"openai"\nbase', '"smoke"\nbase'), "dialect 'smoke' is not one of"),
         (("base_url", "base_uri"), "unknown setting 'base_uri'"),
         (('"FAKE_KEY"', '"FAKE_KEY"\napi_key_file = "x"'), "exactly one of api_key_env and api_key_file"),
         (('api_key_env = "FAKE_KEY"', ""), "exactly one of api_key_env and api_key_file"),
@@ -280,7 +282,6 @@ def test_routes_keep_their_order(tmp_path: Path) -> None:
         ('model = "x"\nupstreams = "openai"', "upstreams must be a list"),
         ('model = "x"\nupstreams = [1]', "upstreams must be a list"),
         ('model = "x"\nupstreams = ["azure"]', "upstream 'azure' names no provider; known are openai, anthropic"),
-        ('model = "x"\nupstreams = ["openai", "anthropic"]', "speak different dialects (anthropic, openai)"),
         ('model = "x"\nupstreams = ["openai"]\nwhen = 1', "exactly the settings model and upstreams"),
     ],
 )
@@ -289,3 +290,50 @@ def test_a_faulty_route_says_what_and_which(tmp_path: Path, route: str, words: s
     message = fault(tmp_path, PROVIDER + ANTHROPIC + good + "[[routes]]\n" + route + "\n")
     assert words in message
     assert "[[routes]] number 2" in message
+
+
+# -- providers that are known by name
+
+
+def test_a_known_provider_needs_no_more_than_its_name_and_its_key(tmp_path: Path) -> None:
+    (tmp_path / "costbearer.toml").write_text(
+        '[providers.groq]\n[providers.ollama]\n[providers.eu]\nlike = "mistral"\n'
+    )
+    environ = {"GROQ_API_KEY": "fake-groq", "MISTRAL_API_KEY": "fake-mistral"}
+    providers = load(tmp_path / "costbearer.toml", environ=environ).providers
+    groq, ollama, eu = providers["groq"], providers["ollama"], providers["eu"]
+    assert (groq.dialect, groq.base_url, groq.credential) == ("openai", "https://api.groq.com/openai/v1", "fake-groq")
+    assert (ollama.credential, ollama.price_provider) == ("", "ollama")
+    assert (eu.name, eu.price_provider, eu.request_id_headers[0]) == ("eu", "mistral", "mistral-correlation-id")
+
+
+def test_a_known_provider_keeps_its_key_to_its_own_address(tmp_path: Path) -> None:
+    (tmp_path / "costbearer.toml").write_text('[providers.groq]\nbase_url = "https://elsewhere.example.com/v1"\n')
+    with pytest.raises(ConfigInvalid, match="exactly one of api_key_env and api_key_file"):
+        load(tmp_path / "costbearer.toml", environ={"GROQ_API_KEY": "fake-groq"})
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("[providers.groq]\n", "environment variable GROQ_API_KEY is missing or empty"),
+        ('[providers.x]\nlike = "nobody"\n', "like 'nobody' is not one of"),
+        ("[providers.litellm]\n", "base_url '' must be"),
+        ('[providers.ollama]\nrequest_id_headers = "x"\n', "request_id_headers must be a list"),
+    ],
+)
+def test_a_known_provider_says_what_it_lacks(tmp_path: Path, table: str, words: str) -> None:
+    (tmp_path / "costbearer.toml").write_text(table)
+    with pytest.raises(ConfigInvalid, match=words):
+        load(tmp_path / "costbearer.toml", environ={})
+
+
+@pytest.mark.parametrize("name", known_providers())
+def test_every_row_of_the_table_of_providers_holds(tmp_path: Path, name: str) -> None:
+    row = known_providers()[name]
+    extra = "" if "base_url" in row else 'base_url = "https://own.example.com/v1"\n'
+    (tmp_path / "costbearer.toml").write_text(f"[providers.{name}]\n{extra}")
+    provider = load(tmp_path / "costbearer.toml", environ={row["api_key_env"]: "fake"}).providers[name]
+    assert provider.credential == "fake"
+    prices = PriceBook.loads(archive.bundled()).providers()
+    assert "price_provider" not in row or provider.price_provider in prices

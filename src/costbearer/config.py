@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from costbearer.errors import ConfigInvalid
 
 PREFIX = "COSTBEARER_"
-DIALECTS = ("openai", "anthropic")
+DIALECTS = ("openai", "anthropic", "gemini", "bedrock", "azure", "cohere")
 CONFIG_FILE = "costbearer.toml"
 
 
@@ -75,7 +76,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("keys.expire_days", 90, "a new key's life unless it is issued with another", minimum=1),
 )
 
-_PROVIDER_KEYS = {"dialect", "base_url", "api_key_env", "api_key_file", "cost_header", "price_provider"}
+_PROVIDER_KEYS = {
+    "like",
+    "dialect",
+    "base_url",
+    "api_key_env",
+    "api_key_file",
+    "cost_header",
+    "price_provider",
+    "request_id_headers",
+}
 _ROUTE_KEYS = {"model", "upstreams"}
 
 
@@ -84,7 +94,8 @@ class Provider:
     """One upstream: its dialect, its base URL and its credential are one setting and never mix with another's.
 
     `price_provider` names the provider in the price archive whose rates hold here (the provider's own name if unset).
-    `cost_header` names a reply header in which the provider states the cost in USD.
+    `cost_header` names a reply header in which the provider states the cost in USD, `request_id_headers` those in which
+    it states its own id of the call, if not where its dialect does. `credential` is empty where a server needs none.
     """
 
     name: str
@@ -93,6 +104,7 @@ class Provider:
     credential: str = field(repr=False)
     cost_header: str | None = None
     price_provider: str = ""
+    request_id_headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +211,8 @@ def load(
 
     base = file.parent if file is not None and origin["data"] == where else Path()
     data = (base / str(values["data"])).absolute()
-    providers = {name: _provider(name, table, env, file) for name, table in providers_table.items()}
+    rows = known_providers() if providers_table else {}
+    providers = {name: _provider(name, table, rows, env, file) for name, table in providers_table.items()}
     routes = tuple(_route(index, table, providers, where) for index, table in enumerate(routes_table))
     return Config(data=data, values=values, origin=origin, providers=providers, routes=routes)
 
@@ -264,7 +277,14 @@ def _article(kind: type) -> str:
     return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
 
 
-def _provider(name: str, table: Any, env: Mapping[str, str], file: Path | None) -> Provider:
+def known_providers() -> dict[str, dict[str, Any]]:
+    """The table of providers that came with this version: what each is, by its name."""
+    return tomllib.loads(resources.files("costbearer").joinpath("data", "providers.toml").read_text(encoding="utf-8"))
+
+
+def _provider(
+    name: str, table: Any, rows: Mapping[str, Mapping[str, Any]], env: Mapping[str, str], file: Path | None
+) -> Provider:
     place = f"{file}: [providers.{name}]"
     if not isinstance(table, dict):
         raise ConfigInvalid(f"{place} is not a table")
@@ -273,34 +293,55 @@ def _provider(name: str, table: Any, env: Mapping[str, str], file: Path | None) 
             raise ConfigInvalid(f"{place}: unknown setting {key!r}; known are {', '.join(sorted(_PROVIDER_KEYS))}")
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,39}", name):
         raise ConfigInvalid(f"{place}: a provider's name is 1 to 40 of a-z, 0-9, - and _, and begins with a letter")
-    dialect = table.get("dialect")
+    like = table.get("like", name)
+    if "like" in table and like not in rows:
+        raise ConfigInvalid(f"{place}: like {like!r} is not one of {', '.join(rows)}")
+    row = rows.get(like, {})
+    dialect = table.get("dialect", row.get("dialect"))
     if dialect not in DIALECTS:
         raise ConfigInvalid(f"{place}: dialect {dialect!r} is not one of {', '.join(DIALECTS)}")
-    base_url = str(table.get("base_url", ""))
+    base_url = str(table.get("base_url", row.get("base_url", "")))
     if not _is_base_url(base_url):
         raise ConfigInvalid(f"{place}: base_url {base_url!r} must be http(s)://host[:port][/path] and nothing else")
-    if ("api_key_env" in table) == ("api_key_file" in table):
-        raise ConfigInvalid(f"{place}: name the credential with exactly one of api_key_env and api_key_file")
-    if "api_key_env" in table:
-        variable = str(table["api_key_env"])
-        credential = env.get(variable, "").strip()
-        source = f"environment variable {variable}"
-    else:
-        path = (file.parent if file is not None else Path()) / str(table["api_key_file"])
-        credential = _file_text(path, place).strip()
-        source = f"file {path}"
-    if not credential:
-        raise ConfigInvalid(f"{place}: {source} is missing or empty; it must hold the provider's API key")
-    if not credential.isascii() or any(character.isspace() for character in credential):
-        raise ConfigInvalid(f"{place}: {source} holds characters that no API key has")
+    cost_header = table.get("cost_header", row.get("cost_header"))
+    id_headers = table.get("request_id_headers", row.get("request_id_headers", []))
+    if not isinstance(id_headers, list):
+        raise ConfigInvalid(f"{place}: request_id_headers must be a list of names of headers")
     return Provider(
         name=name,
         dialect=dialect,
         base_url=base_url.rstrip("/"),
-        credential=credential,
-        cost_header=_header_name(table["cost_header"], place) if "cost_header" in table else None,
-        price_provider=str(table.get("price_provider", name)),
+        credential=_credential(table, row, env, file, place),
+        cost_header=None if cost_header is None else _header_name(cost_header, "cost_header", place),
+        price_provider=str(table.get("price_provider", row.get("price_provider", name))),
+        request_id_headers=tuple(_header_name(value, "request_id_headers", place) for value in id_headers),
     )
+
+
+def _credential(
+    table: Mapping[str, Any], row: Mapping[str, Any], env: Mapping[str, str], file: Path | None, place: str
+) -> str:
+    if "api_key_env" in table and "api_key_file" in table:
+        raise ConfigInvalid(f"{place}: name the credential with exactly one of api_key_env and api_key_file")
+    # A credential goes to the host it was meant for: the row's is not sent to an address that is not the row's.
+    own_address = "base_url" not in row or table.get("base_url", row["base_url"]) == row["base_url"]
+    usual = row.get("api_key_env") if own_address or row.get("api_key_optional") else None
+    variable = None if "api_key_file" in table else table.get("api_key_env", usual)
+    if variable is not None:
+        credential = env.get(str(variable), "").strip()
+        source = f"environment variable {variable}"
+    elif "api_key_file" in table:
+        path = (file.parent if file is not None else Path()) / str(table["api_key_file"])
+        credential = _file_text(path, place).strip()
+        source = f"file {path}"
+    else:
+        raise ConfigInvalid(f"{place}: name the credential with exactly one of api_key_env and api_key_file")
+    named = "api_key_env" in table or "api_key_file" in table
+    if not credential and (named or not row.get("api_key_optional")):
+        raise ConfigInvalid(f"{place}: {source} is missing or empty; it must hold the provider's API key")
+    if not credential.isascii() or any(character.isspace() for character in credential):
+        raise ConfigInvalid(f"{place}: {source} holds characters that no API key has")
+    return credential
 
 
 def _is_base_url(text: str) -> bool:
@@ -314,9 +355,9 @@ def _is_base_url(text: str) -> bool:
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and port_is_real
 
 
-def _header_name(value: Any, place: str) -> str:
+def _header_name(value: Any, setting: str, place: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
-        raise ConfigInvalid(f"{place}: cost_header {value!r} is not the name of a header")
+        raise ConfigInvalid(f"{place}: {setting} {value!r} is not the name of a header")
     return value.lower()
 
 
@@ -341,7 +382,4 @@ def _route(index: int, table: Any, providers: Mapping[str, Provider], where: str
             raise ConfigInvalid(
                 f"{place}: upstream {item!r} names no provider; known are {', '.join(providers) or 'none'}"
             )
-    dialects = {providers[item.split("/", 1)[0]].dialect for item in upstreams}
-    if len(dialects) > 1:
-        raise ConfigInvalid(f"{place}: its upstreams speak different dialects ({', '.join(sorted(dialects))})")
     return Route(model=model, upstreams=tuple(upstreams))

@@ -27,7 +27,8 @@ class OpenAI:
         self.relayed_headers = RELAYED_HEADERS
 
     def credential_headers(self, credential: str, signing: Signing | None = None) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {credential}"),)
+        """A bearer token; nothing for a server of one's own that needs none."""
+        return (("authorization", f"Bearer {credential}"),) if credential else ()
 
     def provider_request_id(self, headers: Mapping[str, str]) -> str | None:
         """`x-request-id`; Azure's gateway calls it `apim-request-id`."""

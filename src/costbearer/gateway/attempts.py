@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from costbearer import money
+from costbearer.dialects import reply
 from costbearer.dialects.base import Outgoing
 from costbearer.errors import AmountInvalid, CallRefused, ShuttingDown, UpstreamFailed, UpstreamTimeout
 from costbearer.gateway import settle
@@ -94,7 +95,7 @@ async def _try(worker: Worker, request: Request, call: Call, outgoing: Outgoing,
         await connection.head()
     except ReplyBroken as broken:
         raise no_reply(call, broken) from None
-    call.answered(target.dialect.provider_request_id(connection.headers))
+    call.answered(_provider_request_id(target, connection.headers))
     call.header_cost = _header_cost(connection, target)
     wait = _wait_before_retry(worker, call, connection)
     if last or wait is None:
@@ -127,6 +128,13 @@ def no_reply(call: Call, broken: ReplyBroken) -> CallRefused:
     return UpstreamFailed(
         f"the connection to {name} ended before its reply; it may have done the work, so it was not tried again"
     )
+
+
+def _provider_request_id(target: Target, headers: dict[str, str]) -> str | None:
+    for name in target.provider.request_id_headers:
+        if name in headers:
+            return reply.name(headers[name])
+    return target.dialect.provider_request_id(headers)
 
 
 def _wait_before_retry(worker: Worker, call: Call, connection: Connection) -> float | None:
