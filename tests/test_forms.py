@@ -48,7 +48,7 @@ def test_a_draft_keeps_everything_it_was_given() -> None:
 
 def test_every_fault_is_named_at_once() -> None:
     assert faults_of(
-        {"owner": "", "team": "tbd", "agent": None, "require": ["feature", "price"], "expires": "soon", "budget": 3}
+        {"owner": "", "team": "tbd", "agent": None, "require": ["price", "colour"], "expires": "soon", "budget": 3}
     ) == {
         "budget": "not a field here; known are owner, team, agent, workload, name, env, project, cost_center, "
         "require, expires",
@@ -56,8 +56,8 @@ def test_every_fault_is_named_at_once() -> None:
         "team": "'tbd' is a placeholder, not a name",
         "agent": "missing",
         "workload": "missing",
-        "require": "'price' is not a field a caller can state; those are project, cost_center, feature, workflow, "
-        "customer, tenant, user, session_id, env",
+        "require": "'colour' cannot be required; what can is project, cost_center, feature, workflow, "
+        "customer, tenant, user, session_id, env, price",
         "expires": "'soon' is not a time such as 90d, 2026-12-31, 2026-12-31T18:00:00Z or 'never'",
     }
 

@@ -14,6 +14,7 @@
     |   |-- BodyInvalid             body_invalid          400
     |   |-- BodyTooLarge            body_too_large        413
     |   |-- ModelUnknown            model_unknown         404
+    |   |-- PriceUnknown            price_unknown         400
     |   |-- EndpointNotMetered      endpoint_not_metered  404
     |   |-- RateLimited             rate_limited          429
     |   |-- UpstreamFailed          upstream_failed       502
@@ -102,6 +103,12 @@ class BodyTooLarge(CallRefused):
 class ModelUnknown(CallRefused):
     code = "model_unknown"
     http_status = 404
+
+
+class PriceUnknown(CallRefused):
+    """The key's calls must have a price, and this one has none."""
+
+    code = "price_unknown"
 
 
 class EndpointNotMetered(CallRefused):

@@ -13,7 +13,7 @@ import msgspec
 
 from costbearer.errors import FieldInvalid
 from costbearer.keys import spoken
-from costbearer.labels import OPTIONS, Labels, cleaned, fault, label_faults, option_faults
+from costbearer.labels import OPTIONS, REQUIRE_PRICE, Labels, cleaned, fault, label_faults, option_faults
 from costbearer.ledger import DESCRIPTIONS, LABELS
 
 LIFE_MAX = timedelta(days=3660)
@@ -27,6 +27,9 @@ _DURATION = re.compile(r"([0-9]{1,6})([mhdw])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?([Zz]|[+-]\d\d:\d\d)")
+
+REQUIRABLE = (*DESCRIPTIONS, REQUIRE_PRICE)
+"""What a key can require: that a caller states a field, or that a call has a price."""
 
 _ISSUE_FIELDS = (*LABELS, *OPTIONS, "require", "expires")
 _ROTATE_FIELDS = ("overlap", "expires")
@@ -62,8 +65,9 @@ class Relabelling(msgspec.Struct, frozen=True, kw_only=True):
 def draft(given: Mapping[str, object], now: datetime, life_days: int) -> KeyDraft:
     """The key that the fields describe. `life_days` holds where `expires` is left out.
 
-    Fields: the four labels; `name`, `env`, `project`, `cost_center`; `require`, a list of fields a caller must assert;
-    `expires`: `90d`, `2026-12-31` (00:00 UTC), a time with offset, or `never`.
+    Fields: the four labels; `name`, `env`, `project`, `cost_center`; `require`, a list of fields a caller must assert,
+    and of `price` where calls of an unknown price are refused; `expires`: `90d`, `2026-12-31` (00:00 UTC), a time with
+    offset, or `never`.
 
     Raises:
         FieldInvalid: naming every faulty field.
@@ -192,8 +196,8 @@ def _require(value: object) -> tuple[tuple[str, ...], str | None]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         return (), "must be a list of field names"
     for name in value:
-        if name not in DESCRIPTIONS:
-            return (), f"{_quoted(name)} is not a field a caller can state; those are {', '.join(DESCRIPTIONS)}"
+        if name not in REQUIRABLE:
+            return (), f"{_quoted(name)} cannot be required; what can is {', '.join(REQUIRABLE)}"
     return tuple(dict.fromkeys(value)), None
 
 

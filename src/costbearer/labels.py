@@ -20,6 +20,9 @@ LABEL_CHARS_MAX = 128
 OPTIONS: tuple[str, ...] = ("name", "env", "project", "cost_center")
 """Texts a key may carry beside its labels. They may be left out, but not be blank."""
 
+REQUIRE_PRICE = "price"
+"""What a key can require beside fields: that a call whose price is not known is refused."""
+
 # fmt: off
 PLACEHOLDERS: frozenset[str] = frozenset([
     "na", "none", "null", "nil", "undefined", "nan", "empty", "blank", "missing", "unset", "notset", "notapplicable",

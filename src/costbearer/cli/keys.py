@@ -11,6 +11,7 @@ import click
 from costbearer.cli.client import Client, Document, with_client
 from costbearer.cli.output import csv_option, json_option, one_of, print_csv, print_json, print_table, say
 from costbearer.keys import spoken
+from costbearer.labels import REQUIRE_PRICE
 from costbearer.ledger import LABELS
 
 _COLUMNS = ("key_id", "name", *LABELS, "status", "expires")
@@ -60,15 +61,17 @@ def _labels(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 @click.option("--name", help="What people call it.")
 @click.option("--expires", help=f"{_EXPIRES_HELP}  [default: 90d, or keys.expire_days]")
 @click.option("--require", metavar="A,B", help="Fields every call must state, such as feature,customer.")
+@click.option("--require-price", is_flag=True, help="Refuse calls whose price is not known.")
 @click.option("--env", help="Environment.")
 @click.option("--project", help="Project.")
 @click.option("--cost-center", help="Cost center.")
 @json_option
-def issue(client: Client, require: str | None, as_json: bool, **given: str | None) -> None:
+def issue(client: Client, require: str | None, require_price: bool, as_json: bool, **given: str | None) -> None:
     """Issue a key and show it, this once. The key alone goes to stdout, the rest to stderr."""
     fields: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-    if require is not None:
-        fields["require"] = _listed(require)
+    required = [*(_listed(require) if require is not None else []), *([REQUIRE_PRICE] if require_price else [])]
+    if required or require is not None:
+        fields["require"] = required
     issued = client.issue_key(fields)
     if as_json:
         print_json(issued)

@@ -17,7 +17,7 @@ from costbearer.config import Config
 from costbearer.console.bodies import actor, json_object
 from costbearer.keys import view
 from costbearer.labels import LABEL_CHARS_MAX, OPTIONS
-from costbearer.ledger import DESCRIPTIONS, LABELS
+from costbearer.ledger import LABELS
 from costbearer.stores.control import PAGE_MAX, Control
 
 _TEXT = {"type": "string", "maxLength": LABEL_CHARS_MAX}
@@ -33,7 +33,7 @@ _ISSUE = {
     "properties": {
         **dict.fromkeys(LABELS, _TEXT),
         **_OPTIONAL,
-        "require": {"type": "array", "items": {"enum": list(DESCRIPTIONS)}},
+        "require": {"type": "array", "items": {"enum": list(forms.REQUIRABLE)}},
         "expires": _EXPIRES,
     },
 }
