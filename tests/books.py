@@ -13,7 +13,8 @@ from costbearer.journal import Outcome, journals, read_frames
 from costbearer.journal_files import all_segments, raw_bytes
 from costbearer.ledger import Entry
 from costbearer.stores.duckdb import Ledger
-from costbearer.stores.segments import Posted, table_of, totals_of
+from costbearer.stores.rows import Posted, table_of
+from costbearer.stores.segments import totals_of
 
 
 class Books:

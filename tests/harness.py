@@ -18,6 +18,7 @@ import msgspec
 
 from costbearer import money
 from costbearer.config import Config, load
+from costbearer.contract import Prices
 from costbearer.dialects.registry import all_dialects
 from costbearer.forms import draft
 from costbearer.frames import FrameAt, Intent, Outcome, read_frames
@@ -51,8 +52,7 @@ class Headers:
 class FakeScope:
     def __init__(self, method: str, path: str, headers: list[tuple[str, str]], client: str = "127.0.0.1:5000") -> None:
         self.method = method
-        self.path = path
-        self.query_string = ""
+        self.path, _, self.query_string = path.partition("?")
         self.client = client
         self.http_version = "1.1"
         self.headers = Headers(headers)
@@ -171,6 +171,8 @@ class Gateway:
         assert sorted(entry.sequence for entry in outcomes) == sorted(intents), "one outcome for each intent"
         for entry in outcomes:
             assert faults(entry) == [], (entry, faults(entry))
+            if entry.list_cost_usd is not None:
+                assert entry.list_cost_usd == money.total(charge.list_cost_usd for charge in entry.charges)
         return outcomes
 
     def total(self) -> Decimal:
@@ -206,9 +208,10 @@ async def gateway(config: Config) -> AsyncIterator[Gateway]:
     worker = Worker(
         config,
         journal=JournalWriter.open(config.journal_dir),
-        book=BOOK,
         dialects=all_dialects(),
         load_keys=control.load_keyring,
+        load_prices=lambda: Prices(BOOK),
+        price_revision=lambda: None,
         key_revision=control.revision,
         hasher=lambda field, value: f"h1_{field}_{len(value)}",
         loop=loop,

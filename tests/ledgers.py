@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from costbearer.ledger import Entry
 from costbearer.reports.query import Reader
 from costbearer.stores.duckdb import Ledger
-from costbearer.stores.segments import Posted
+from costbearer.stores.rows import Posted
 
 
 @contextmanager

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costbearer.attribution import (
+    ATTRIBUTIONS_KNOWN_MAX,
     BAGGAGE_BYTES_MAX,
     FIELD_OF_TAG,
     TAG_NAME_CHARS_MAX,
     TAG_VALUE_CHARS_MAX,
     TAGS_HEADER_BYTES_MAX,
     TAGS_MAX,
+    Attributor,
     Bearer,
     Said,
     attribute,
 )
 from costbearer.errors import LabelMissing, TagMalformed
-from costbearer.ledger import LABELS, Claim
+from costbearer.ledger import DESCRIPTIONS, LABELS, Claim
 
 BEARER = Bearer(key_id="key_A", owner="ada", team="search", agent="ranker", workload="rerank", env="prod")
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -207,3 +210,67 @@ def test_whatever_is_said_the_labels_stand(
         assert done.values[label] == getattr(BEARER, label)
         assert done.fields[label].provenance == "verified"
     assert set(done.values) <= {*LABELS, *FIELD_OF_TAG.values()}
+
+
+# -- what is remembered
+
+SAID: tuple[Said, ...] = (
+    Said(),
+    Said(traceparent=TRACE),
+    Said(traceparent="x"),
+    Said(body_tags=("feature:one", "release:7")),
+    Said(body_tags=("feature:one", "release:7"), traceparent=TRACE),
+    Said(tags_header="feature:two", body_tags=("feature:one",)),
+    Said(tags_header="owner:mallory"),
+    Said(body_tags=("user:jane@example.com", "feature:one")),
+    Said(body_tags=("feature:one",), baggage="customer_id=acme,user_id=bob,other=private"),
+    Said(baggage="feature", traceparent="x"),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["key_A", "key_B"]), st.sampled_from(SAID)), max_size=30))
+def test_what_is_remembered_is_what_would_be_found_again(calls: list[tuple[str, Said]]) -> None:
+    attributor = Attributor(hasher)
+    for key_id, said in calls:
+        bearer = Bearer(key_id=key_id, owner=key_id.lower(), team="search", agent="ranker", workload="rerank")
+        assert attributor.attribute(bearer, said) == attribute(bearer, said, hasher)
+
+
+@given(st.sampled_from(SAID))
+def test_the_entry_says_the_same_as_the_attribution(said: Said) -> None:
+    done = attribute(BEARER, said, hasher)
+    stated = msgspec.structs.asdict(done.entry)
+    assert {name: stated[name] for name in (*LABELS, *DESCRIPTIONS) if stated[name] is not None} == done.values
+    assert (stated["attribution"], stated["tags"], stated["notes"]) == (done.fields, done.tags, done.notes)
+    assert (stated["trace_id"], stated["parent_id"]) == (done.trace_id, done.parent_id)
+    assert (stated["key_id"], stated["key_team"]) == ("key_A", "search")
+
+
+def test_the_same_words_of_the_same_bearer_are_looked_at_once() -> None:
+    attributor = Attributor(hasher)
+    said = Said(body_tags=("feature:one",))
+    done = attributor.attribute(BEARER, said)
+    assert attributor.attribute(BEARER, Said(body_tags=("feature:one",))) is done
+    moved = Bearer(key_id="key_A", owner="ada", team="ads", agent="ranker", workload="rerank", env="prod")
+    assert attributor.attribute(moved, said).values["team"] == "ads"
+
+
+def test_nothing_that_names_a_person_stays_in_memory() -> None:
+    attributor = Attributor(hasher)
+    for said in SAID:
+        attributor.attribute(BEARER, said)
+    assert attributor._known
+    remembered = repr(attributor._known)
+    for private in ("jane", "bob", "private"):
+        assert private not in remembered
+
+
+def test_refusals_are_not_remembered_and_memory_is_bounded() -> None:
+    attributor = Attributor(hasher)
+    for _ in range(2):
+        with pytest.raises(TagMalformed):
+            attributor.attribute(BEARER, Said(body_tags=("plain",)))
+    for number in range(2 * ATTRIBUTIONS_KNOWN_MAX + 1):
+        attributor.attribute(BEARER, Said(body_tags=(f"feature:{number}",)))
+        assert len(attributor._known) <= ATTRIBUTIONS_KNOWN_MAX
+    assert attributor.attribute(BEARER, Said(body_tags=("feature:0",))).values["feature"] == "0"

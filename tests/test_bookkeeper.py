@@ -24,7 +24,8 @@ from costbearer.journal_files import all_segments
 from costbearer.ledger import Entry
 from costbearer.stores import reading
 from costbearer.stores.duckdb import Ledger
-from costbearer.stores.segments import Posted, Totals, table_of, totals_of
+from costbearer.stores.rows import Posted, table_of
+from costbearer.stores.segments import Totals, totals_of
 from tests.books import Books, assert_equal, cost, outcomes
 from tests.factories import make_entry, make_intent, record
 
@@ -513,6 +514,8 @@ class Killer:
                 (Ledger, "mark"),
                 (Ledger, "set_aside"),
                 (reading, "write_parquet"),
+                (reading, "write_compressed"),
+                (reading, "write_seal"),
                 (reading, "drop_raw"),
             ):
                 patch.setattr(owner, name, self._wrapped(getattr(owner, name)))

@@ -82,9 +82,23 @@ def test_prices_are_plain_decimals_of_at_most_twelve_places(archive: dict[str, A
 def test_units_without_a_meter_keep_their_source_s_name(archive: dict[str, Any]) -> None:
     units = archive["units"]
     assert set(METER) <= set(units)
-    assert {"storage_searches": "each", "audio_hours": "hours", "input_image_tokens": "token"}.items() <= units.items()
-    used = {unit for model in archive["models"] for row in model["prices"] for unit in row["prices"]}
-    assert used <= set(units)
+    assert {"input_annotated_document_pages": "each", "output_video_tokens": "token"}.items() <= units.items()
+    assert {"input_audio_second": "second", "input_page": "page", "image_input": "token"}.items() <= units.items()
+    rows = [row for model in archive["models"] for row in (*model["prices"], *model.get("variants", ()))]
+    assert {unit for row in rows for unit in row["prices"]} == set(units)
+
+
+def test_every_rule_of_the_overlay_says_something(archive: dict[str, Any]) -> None:
+    """A rule without effect is a mistake: a model that was renamed, a price that its source has now."""
+    rows = [row for model in archive["models"] for row in (*model["prices"], *model.get("variants", ()))]
+    named = {row.get("source") for row in rows} | {name for row in rows for name in row.get("added", ())}
+    named |= {factor["source"] for provider in archive["providers"] for factor in provider.get("factors", ())}
+    assert {rule["name"] for rule in archive["overlay"]} == named - {None}
+
+
+def test_what_no_source_states_is_said(archive: dict[str, Any]) -> None:
+    assert all(row["provider"] and row["what"] and row["why"] for row in archive["unstated"])
+    assert {"priority, and flex of other models than gpt-oss"} <= {row["what"] for row in archive["unstated"]}
 
 
 def test_repairs_are_listed(archive: dict[str, Any]) -> None:
@@ -93,6 +107,8 @@ def test_repairs_are_listed(archive: dict[str, Any]) -> None:
     assert (noise["kept"], noise["kind"]) == ("0.00000018", "float noise")
     fine = repaired["google/gemini-2.5-flash", "cache_creation_input", "0.0833333333333333"]
     assert (fine["kept"], fine["kind"]) == ("0.000000083333", "more than 12 places")
+    hourly = repaired["whisper-large-v3", "input_audio_second", "0.111"]
+    assert (hourly["per"], hourly["kept"], hourly["kind"]) == ("3600", "0.000030833333", "more than 12 places")
     for row in archive["repaired"]:
         exact = Decimal(row["stated"]) / Decimal(row["per"])
         assert abs(Decimal(row["kept"]) - exact) <= Decimal("5E-13")
@@ -187,11 +203,75 @@ def test_a_rule_with_a_list_must_decide_about_every_model(tool: ModuleType) -> N
 def test_check_mode_tells_a_stale_archive(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tool, "compiled", lambda: b"new")
+    old = bundled()
+    new = old.replace(b'"input":"0.00015"', b'"input":"0.00016"')
+    assert new != old
+    monkeypatch.setattr(tool, "compiled", lambda: new)
     monkeypatch.setattr(tool, "ARCHIVE", tmp_path / "prices.json")
-    (tmp_path / "prices.json").write_bytes(b"old")
+    (tmp_path / "prices.json").write_bytes(old)
     assert tool.main(["--check"]) == 1
-    assert (tmp_path / "prices.json").read_bytes() == b"old"
+    assert (tmp_path / "prices.json").read_bytes() == old
     assert tool.main([]) == 0
     assert tool.main(["--check"]) == 0
-    assert "up to date" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "up to date" in said
+    assert "FINDING past_price_changed openai/o1-pro standard : input=0.00015 -> input=0.00016" in said
+
+
+# ---- the other rules -------------------------------------------------------------------------------------------------
+
+DRAWER = Model(provider="p", id="draw", match={"equals": "draw"}, prices=(Row({"output": "0.00004"}),))
+PRICE: dict[str, Any] = {"name": "sizes", "provider": "p", "models": ["draw"]}
+
+
+def test_prices_by_variant_are_rows_of_their_own(tool: ModuleType) -> None:
+    variants = {"small": {"generated_image": "0.02"}, "large": {"generated_image": "0.04"}}
+    rule = {**PRICE, "variants": variants, "since": date(2026, 1, 1)}
+    model = tool.priced(rule, DRAWER)
+    assert model.prices == DRAWER.prices
+    assert model.variants == (
+        Row({"generated_image": "0.02"}, when={"variant": "small"}, since=date(2026, 1, 1), source="sizes"),
+        Row({"generated_image": "0.04"}, when={"variant": "large"}, since=date(2026, 1, 1), source="sizes"),
+    )
+    assert tool.priced({**rule, "models": ["other"]}, DRAWER) == DRAWER
+    assert tool.priced({**rule, "provider": "q"}, DRAWER) == DRAWER
+
+
+def test_a_price_without_variant_is_added_to_every_standard_row_that_lacks_it(tool: ModuleType) -> None:
+    rule = {**PRICE, "models": "with_unit:web_search", "prices": {"file_search": "0.0025", "web_search": "9"}}
+    model = tool.priced(rule, MODEL)
+    assert [row.prices["file_search"] for row in model.prices] == ["0.0025", "0.0025"]
+    assert [row.prices["web_search"] for row in model.prices] == ["0.01", "0.02"]  # the source's own wins
+    assert {row.added for row in model.prices} == {("sizes",)}
+    assert tool.priced(rule, DRAWER) == DRAWER
+
+
+def test_a_request_fee_by_variant_unsettles_the_single_one(tool: ModuleType) -> None:
+    asked = Model(
+        provider="p", id="ask", match={"equals": "ask"}, prices=(Row({"input": "0.000001", "request": "0.012"}),)
+    )
+    rule = {**PRICE, "models": ["ask"], "variants": {"low": {"request": "0.005"}}}
+    (row,) = tool.priced(rule, asked).prices
+    assert row.prices == {"input": "0.000001", "requests": "0.012"}
+
+
+def test_a_meter_may_cost_what_another_does(tool: ModuleType) -> None:
+    rule = {**PRICE, "meter": "image_output", "as": "output"}
+    (row,) = tool.equalled(rule, DRAWER).prices
+    assert row == Row({"image_output": "0.00004", "output": "0.00004"}, added=("sizes",))
+    (without,) = tool.equalled({**rule, "as": "audio_output"}, DRAWER).prices
+    assert without == DRAWER.prices[0]
+
+
+def test_a_new_model_must_not_take_a_name_that_means_something(tool: ModuleType) -> None:
+    new = {"provider": "p", "id": "a", "match": {"equals": "a"}}
+    assert [model.id for model in tool.with_new_models([DRAWER], [new])] == ["a", "draw"]
+    with pytest.raises(SystemExit, match="has draw already"):
+        tool.with_new_models([DRAWER], [{**new, "match": {"or": [{"equals": "a"}, {"equals": "draw"}]}}])
+
+
+def test_factors_are_a_provider_s(tool: ModuleType) -> None:
+    rule = {"name": "half", "provider": "p", "context": {"tier": "batch"}, "factor": "0.5"}
+    (factor,) = tool.factors([rule], "p")
+    assert (factor.when, factor.factor, factor.over, factor.match) == ({"tier": "batch"}, "0.5", {}, None)
+    assert tool.factors([rule], "q") == ()

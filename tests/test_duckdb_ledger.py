@@ -12,7 +12,8 @@ from costbearer.errors import DataDirectoryBusy, StoreFailed
 from costbearer.ledger import Entry
 from costbearer.stores import duckdb as store
 from costbearer.stores.duckdb import Ledger, Position
-from costbearer.stores.segments import Posted, Totals, table_of, totals_of
+from costbearer.stores.rows import Posted, table_of
+from costbearer.stores.segments import Totals, totals_of
 from tests.factories import make_entry, make_unknown
 
 JOURNAL = "20261122T193000-1a2b3c4d"

@@ -18,7 +18,7 @@ from costbearer.errors import CostbearerError, QueryInvalid
 from costbearer.ledger import Claim, Entry, Field
 from costbearer.reports.entries import LIMIT_MAX, Cursor, EntriesQuery
 from costbearer.stores.duckdb import Ledger
-from costbearer.stores.segments import Posted
+from costbearer.stores.rows import Posted
 from costbearer.usage import Usage
 from tests.factories import BORN, make_entry, make_unknown
 

@@ -17,6 +17,7 @@ from costbearer import money
 from costbearer.attribution import Bearer, Said, attribute
 from costbearer.config import Config, load
 from costbearer.errors import StoreFailed
+from costbearer.gateway.upstream import HEADER_NAMES_KNOWN_MAX, HeaderNames
 from tests.harness import FakeWire, gateway, make_config, run
 
 ANSWER = {
@@ -115,6 +116,16 @@ ODD: dict[str, tuple[bytes, bool]] = {
     "1xx first": (b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + reply(), True),
     "two replies at once": (reply() + reply(500, b"{}"), True),
     "connection: close": (reply(200, OK, "connection: close"), False),
+    "header names in capitals": (
+        b"HTTP/1.1 200 OK\r\nCONTENT-TYPE: application/json\r\nContent-Length: %d\r\n\r\n" % len(OK) + OK,
+        True,
+    ),
+    "trailers": (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        b"%x\r\n%s\r\n0\r\ncontent-type: text/event-stream\r\nx-cost: 7\r\n\r\n" % (len(OK), OK),
+        True,
+    ),
+    "as many headers as may be": (reply(200, OK, *(f"x-{number}: {number}" for number in range(198))), True),
 }
 
 
@@ -133,12 +144,56 @@ def test_odd_replies_are_read_right(name: str, tmp_path: Path) -> None:
     run(body)
 
 
+def test_what_follows_a_reply_is_not_the_next_ones(tmp_path: Path) -> None:
+    """Trailers and a second reply, in one piece with the reply or after it, leave nothing to the next request."""
+    first = ODD["trailers"][0] + reply(200, b"{}", "x-cost: 5")
+
+    async def script(made: Provider, writer: asyncio.StreamWriter) -> bool:
+        asked_before = len(made.requests) - 1
+        writer.write(first if asked_before == 0 else reply())
+        if asked_before == 1:
+            await writer.drain()
+            await asyncio.sleep(0.05)
+            writer.write(reply(200, b"{}", "x-cost: 6"))
+        return True
+
+    async def body() -> None:
+        async with provider(script) as made:
+            config = config_for(tmp_path, made.url, provider_lines='cost_header = "X-Cost"')
+            async with gateway(config) as running:
+                for _ in range(4):
+                    assert (await running.ask(asked())).json["id"] == "c1"
+                    await asyncio.sleep(0.1)
+                assert [(entry.basis, entry.cost_usd) for entry in running.entries()] == [("metered", COST)] * 4
+                assert made.connections == 3
+
+    run(body)
+
+
+def test_header_names_are_remembered_and_few() -> None:
+    names = HeaderNames()
+    assert names[b"Content-Type"] == names[b"content-type"] == "content-type"
+    for number in range(2 * HEADER_NAMES_KNOWN_MAX):
+        assert names[b"X-%d" % number] == f"x-{number}"
+    assert len(names) == HEADER_NAMES_KNOWN_MAX
+
+
 REFUSALS: dict[str, tuple[bytes, str, str | None]] = {
     "101": (b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "unknown", "no_reply_protocol"),
     "a redirect": (reply(302, b"", "location: http://127.0.0.1:1/"), "metered", None),
     "504 of a proxy": (reply(504, b"{}"), "unknown", "status_504"),
     "504 of the provider": (reply(504, b"{}", "x-request-id: req_1"), "metered", None),
     "400": (reply(400, b"{}"), "metered", None),
+    "more headers than may be": (
+        reply(200, OK, *(f"x-{number}: {number}" for number in range(199))),
+        "unknown",
+        "no_reply_protocol",
+    ),
+    "a head without end": (
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: %s\r\n" % (number, b"v" * 1000) for number in range(190)),
+        "unknown",
+        "no_reply_protocol",
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from costbearer import journal
+from costbearer import journal, journal_files
 from costbearer.errors import ConfigInvalid, JournalFailed
 from costbearer.journal import (
     JOURNAL_ID,
@@ -145,6 +145,32 @@ def test_segments_are_chained(tmp_path: Path) -> None:
         previous = hashlib.sha256(raw).hexdigest()
         assert len(raw) < 4096 + 4096
     assert [item.sequence for item in frames(writer.directory)] == list(range(1, writer.next_sequence))
+    writer.close()
+
+
+def test_the_chain_holds_however_a_segment_was_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one go at the rotation, or in stretches beside the calls, some of them longer than what is read at once."""
+    monkeypatch.setattr(journal_files, "HASHED_BYTES", 1000)
+    writer = JournalWriter.open(tmp_path, segment_bytes=20_000)
+    while writer.next_sequence < 200:
+        end(writer, begin(writer))
+        if writer.next_sequence % 7 == 0:
+            writer.sync()
+        writer.rotate_if_due()
+    writer.close()
+    assert len(segments(writer.directory)) > 3
+    assert [item.sequence for item in frames(writer.directory)] == list(range(1, writer.next_sequence))
+
+
+@pytest.mark.parametrize("act", ["sync", "rotate_if_due"])
+def test_a_segment_that_lost_what_was_written_is_never_chained(tmp_path: Path, act: str) -> None:
+    writer = JournalWriter.open(tmp_path, segment_bytes=1)
+    begin(writer)
+    os.truncate(writer.directory / "00000001.cbj", 40)
+    with pytest.raises(JournalFailed):
+        getattr(writer, act)()
+    assert writer.failed
+    assert segments(writer.directory) == [1]
     writer.close()
 
 

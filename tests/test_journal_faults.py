@@ -17,7 +17,7 @@ import pytest
 
 from costbearer import journal
 from costbearer.errors import JournalFailed
-from costbearer.frames import Damage, Frame, FrameAt, Intent, Outcome
+from costbearer.frames import AnyFrame, Damage, FrameAt, Intent, Outcome
 from costbearer.journal import JournalWriter
 from costbearer.journal_files import journals, segment_file, segments
 from costbearer.recovery import take_over, verify
@@ -32,7 +32,7 @@ def end(writer: JournalWriter, sequence: int) -> int:
     return writer.append(Outcome(make_entry(writer.id, sequence)))
 
 
-def contents(directory: Path) -> tuple[dict[int, Frame], list[str]]:
+def contents(directory: Path) -> tuple[dict[int, AnyFrame], list[str]]:
     """(frames by sequence, kinds of damage) of a journal."""
     items = [item for _, item in verify(directory)]
     frames = {item.sequence: item.frame for item in items if isinstance(item, FrameAt)}
@@ -407,7 +407,7 @@ MODES = ("killed before", "killed half done", "killed after", "EIO", "ENOSPC")
 NEVER = 10**9
 
 
-def live_and_die(root: Path, acknowledged: dict[int, Frame]) -> None:
+def live_and_die(root: Path, acknowledged: dict[int, AnyFrame]) -> None:
     """A scripted life: four calls in small segments, two of them left open, then the take-over."""
     writer = JournalWriter.open(root, segment_bytes=500)
     for number in range(4):
@@ -420,7 +420,7 @@ def live_and_die(root: Path, acknowledged: dict[int, Frame]) -> None:
     take_over(writer.directory)
 
 
-def attempted(writer: JournalWriter, frame: Intent | Outcome, acknowledged: dict[int, Frame]) -> int:
+def attempted(writer: JournalWriter, frame: Intent | Outcome, acknowledged: dict[int, AnyFrame]) -> int:
     """Append; a frame that was only refused is tried once more."""
     try:
         sequence = writer.append(frame)
@@ -432,7 +432,7 @@ def attempted(writer: JournalWriter, frame: Intent | Outcome, acknowledged: dict
 
 def one_life(root: Path, mode: str, nth: int) -> int:
     """Run the script with one fault, recover, and check. Returns how many calls could have failed."""
-    acknowledged: dict[int, Frame] = {}
+    acknowledged: dict[int, AnyFrame] = {}
     with pytest.MonkeyPatch.context() as patch:
         faults = Faults(patch, mode, nth)
         with contextlib.suppress(Killed, JournalFailed):

@@ -247,9 +247,34 @@ def test_of_labels_with_the_same_date_the_later_ones_hold() -> None:
 
 @given(st.text(max_size=80))
 def test_whatever_is_sent_is_refused_by_name_and_never_repeated(text: str) -> None:
-    with pytest.raises(CallRefused) as caught:
-        ring().authenticate(text, NOW)
-    assert len(text) < 8 or text not in caught.value.message
+    messages = []
+    for sent in (text, text and f"another {text}"):
+        with pytest.raises(CallRefused) as caught:
+            ring().authenticate(sent, NOW)
+        messages.append(caught.value.message)
+    assert messages[0] == messages[1], "what is said of a text does not depend on it"
+
+
+@pytest.mark.parametrize("rest", ["", "_", "_\ud800", "_" + "\u00e9" * 36, KEY.text[16:-1], KEY.text[16:] + "\udc80"])
+def test_a_known_lookup_id_alone_opens_nothing(rest: str) -> None:
+    with pytest.raises(KeyInvalid, match="not a Costbearer key"):
+        ring().authenticate(KEY.text[:16] + rest, NOW)
+
+
+def test_the_first_date_that_comes_is_the_one_that_counts() -> None:
+    """A revoked key, a key's end, a secret's end and a change of labels meet in one bound; none may hide another."""
+    moved = Labels("ada", "ads", "ranker", "rerank")
+    history = (DatedLabels(NOW - DAY, LABELS), DatedLabels(NOW + DAY, moved))
+    ending = msgspec.structs.replace(record().secrets[0], expires_at=NOW + 2 * DAY)
+    keys = ring(record(history=history, secrets=(ending,), expires_at=NOW + 3 * DAY))
+    assert keys.authenticate(KEY.text, NOW).labels == LABELS
+    assert keys.authenticate(KEY.text, NOW + DAY).labels == moved
+    with pytest.raises(KeyExpired, match="replaced by a rotation"):
+        keys.authenticate(KEY.text, NOW + 2 * DAY)
+    with pytest.raises(KeyExpired, match="of ada expired"):
+        keys.authenticate(KEY.text, NOW + 3 * DAY)
+    with pytest.raises(KeyRevoked):
+        ring(record(history=history, revoked_at=NOW + DAY)).authenticate(KEY.text, NOW)
 
 
 # -- what may be seen

@@ -149,3 +149,20 @@ def test_allocate_refuses_weights_that_say_nothing(parts: list[int]) -> None:
 )
 def test_display(amount: str | None, expected: str) -> None:
     assert money.display(None if amount is None else Decimal(amount)) == expected
+
+
+@pytest.mark.parametrize(
+    ("amount", "plain", "shown"),
+    [
+        ("0", "0", "$0.00"),
+        ("3", "3", "$3.00"),
+        ("10", "10", "$10.00"),
+        ("3.125", "3.125", "$3.125"),
+        ("0.000000000001", "0.000000000001", "$0.000000000001"),
+        ("1234.5", "1234.5", "$1234.50"),
+    ],
+)
+def test_a_price_keeps_every_digit(amount: str, plain: str, shown: str) -> None:
+    assert money.plain(money.usd(amount)) == plain
+    assert money.display_price(money.usd(amount)) == shown
+    assert money.usd(plain) == money.usd(amount)

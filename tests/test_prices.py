@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 
 from costbearer import prices
 from costbearer.errors import StoreFailed
-from costbearer.prices import Card, Context, Price, PriceBook, Unrated, canonical, context_text
+from costbearer.price_context import MODEL_NAME_CHARS_MAX, canonical, context_from, context_text
+from costbearer.prices import Card, Context, Price, PriceBook, Unrated
 from costbearer.stores.archive import bundled
 from costbearer.usage import METER
 
@@ -155,7 +158,7 @@ def test_an_endless_name_is_unknown_and_not_remembered(small: PriceBook) -> None
     found = small.at("maker", "mk-1" + "-" * 10_000, STANDARD, NOW)
     assert isinstance(found, Unrated)
     assert found.reason == "model_unpriced"
-    assert len(found.detail) <= prices.MODEL_NAME_CHARS_MAX
+    assert len(found.detail) <= MODEL_NAME_CHARS_MAX
     assert small.providers_of("m" * 10_000) == ()
 
 
@@ -258,7 +261,7 @@ def test_equal_content_has_an_equal_id_in_another_archive_and_other_content_has_
         b"{}",
         b"[]",
         b"\xff",
-        json.dumps(SMALL | {"format": 2}).encode(),
+        json.dumps(SMALL | {"format": 3}).encode(),
         json.dumps(
             SMALL | {"models": [{"provider": "lost", "id": "a", "match": {"equals": "a"}, "prices": []}]}
         ).encode(),
@@ -282,7 +285,28 @@ def test_the_caches_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(fresh.at("maker", f"mk-{day}", STANDARD, NOW), Card) == (day < 2)
         fresh.at("maker", "mk-1", STANDARD, NOW - timedelta(days=day))
         fresh.providers_of(f"mk-{day}")
-    assert {len(cache) for cache in (fresh._found, fresh._cards, fresh._ranked)} == {8}
+        fresh.dearest("maker", "mk-1", NOW - timedelta(days=day))
+    assert {len(cache) for cache in (fresh._found, fresh._cards, fresh._ranked, fresh._dearest)} == {8}
+
+
+@pytest.mark.slow
+def test_the_archive_loads_within_its_budget() -> None:
+    """300 ms and 60 MB for each worker, measured in a process that has done nothing else."""
+    script = """
+import time
+from costbearer.prices import PriceBook
+from costbearer.stores.archive import bundled
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+before, began = resident(), time.process_time()
+book = PriceBook.loads(bundled())
+print(time.process_time() - began, resident() - before)
+"""
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    seconds, grown = map(float, told.stdout.split())
+    assert seconds < 0.3
+    assert grown < 60e6
 
 
 # ---- the words providers use ---------------------------------------------------------------------------------------
@@ -305,7 +329,17 @@ def test_the_caches_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         ("anthropic", Context(tier="priority"), Unrated("tier_committed", "priority")),
         ("google", Context(tier="ON_DEMAND_FLEX"), {"tier": "flex"}),
         ("google", Context(tier="ON_DEMAND"), {}),
-        ("google", Context(tier="PROVISIONED_THROUGHPUT"), Unrated("tier_committed", "provisioned_throughput")),
+        ("google", Context(tier="PROVISIONED_THROUGHPUT"), {"tier": "provisioned"}),
+        ("google", Context(tier="provisioned_throughput", geo="us-central1"), {"tier": "provisioned"}),
+        ("aws", Context(tier="reserved", speed="optimized"), {"tier": "provisioned"}),
+        ("azure", Context(tier="PTU", geo="datazonestandard"), {"tier": "provisioned"}),
+        ("google", Context(geo="global"), {}),
+        ("google", Context(geo="us-central1"), {"geo": "regional"}),
+        ("google", Context(geo="eu"), {"geo": "regional"}),
+        ("azure", Context(geo="GlobalStandard"), {}),
+        ("azure", Context(geo="DataZoneStandard"), {"geo": "datazone"}),
+        ("openai", Context(variant="1024x1024/HD"), {"variant": "1024x1024/hd"}),
+        ("openai", Context(variant=""), {}),
         ("groq", Context(geo="global"), {"geo": "global"}),
     ],
 )
@@ -316,6 +350,21 @@ def test_contexts_in_the_archive_s_words(provider: str, context: Context, specia
 def test_a_context_as_an_id_spells_it() -> None:
     assert context_text({}) == "standard"
     assert context_text({"tier": "batch", "speed": "fast", "geo": "us"}) == "batch+speed=fast+geo=us"
+    assert context_text({"variant": "1024x1024/hd"}) == "variant=1024x1024:hd"
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {},
+        {"tier": "batch"},
+        {"tier": "batch", "speed": "fast", "geo": "us"},
+        {"variant": "1024x1024/hd"},
+        {"tier": "batch", "variant": "tool=web_search_preview,container=4g"},
+    ],
+)
+def test_a_context_is_read_back_from_its_text(special: dict[str, str]) -> None:
+    assert context_from(context_text(special)) == special
 
 
 # ---- the bundled archive: what FACTS and price lists state -----------------------------------------------------------
@@ -361,6 +410,35 @@ PRICE_LIST = [
     ("deepseek", "deepseek-chat", STANDARD, "2025-03-01T12:00", ["0.27", "1.1", "0.07"]),
     ("deepseek", "deepseek-chat", STANDARD, "2025-03-01T18:00", ["0.135", "0.55", "0.035"]),
     ("azure", "gpt-4o", STANDARD, "2026-11-22", ["2.5", "10", "1.25"]),
+    ("azure", "gpt-4o", Context(tier="batch"), "2026-11-22", ["1.25", "5", "0.625"]),
+    ("azure", "gpt-4o", Context(geo="DataZoneStandard"), "2026-11-22", ["2.75", "11", "1.375"]),
+    ("azure", "o3", Context(geo="datazone"), "2026-11-22", ["2.2", "8.8", "0.55"]),
+    ("azure", "gpt-4o", Context(tier="provisioned"), "2026-11-22", ["0", "0", "0"]),
+    # Bedrock: the prefix of the inference profile is part of the id, and genai-prices has both prices.
+    (
+        "aws",
+        "global.anthropic.claude-sonnet-4-5-20250929-v1:0",
+        STANDARD,
+        "2026-11-22",
+        ["3", "15", "0.3", "3.75", "6"],
+    ),
+    ("aws", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", STANDARD, "2026-11-22", ["3.3", "16.5", "0.33", "4.125"]),
+    ("aws", "eu.anthropic.claude-sonnet-4-5-20250929-v1:0", STANDARD, "2026-11-22", ["3.3", "16.5", "0.33", "4.125"]),
+    ("aws", "apac.anthropic.claude-haiku-4-5-20251001-v1:0", STANDARD, "2026-11-22", ["1.1", "5.5", "0.11"]),
+    ("aws", "us.anthropic.claude-sonnet-4-20250514-v1:0", STANDARD, "2026-11-22", ["3", "15", "0.3"]),
+    ("aws", "us.anthropic.claude-haiku-4-5-20251001-v1:0", Context(tier="batch"), "2026-11-22", ["0.55", "2.75"]),
+    ("aws", "openai.gpt-oss-20b-1:0", Context(tier="flex"), "2026-11-22", ["0.035", "0.15"]),
+    ("aws", "amazon.nova-lite-v1:0", Context(tier="reserved"), "2026-11-22", ["0", "0", "0"]),
+    ("google", "gemini-2.5-flash", Context(tier="batch"), "2026-10-13", ["0.15", "1.25"]),
+    ("google", "gemini-2.5-flash", Context(tier="batch"), "2026-10-14", ["0.15", "1.25"]),
+    ("google", "gemini-2.5-flash", Context(geo="europe-west1"), "2026-11-22", ["0.3", "2.5", "0.03"]),
+    ("google", "gemini-3.5-flash", Context(geo="eu"), "2026-06-30", ["1.5", "9", "0.15"]),
+    ("google", "gemini-3.5-flash", Context(geo="eu"), "2026-07-01", ["1.65", "9.9", "0.165"]),
+    ("google", "gemini-3.5-flash", Context(geo="global"), "2026-07-01", ["1.5", "9", "0.15"]),
+    ("google", "claude-sonnet-4-5@20250929", STANDARD, "2026-11-22", ["3", "15", "0.3", "3.75", "6"]),
+    ("google", "claude-sonnet-4-5@20250929", Context(geo="us-east5"), "2026-11-22", ["3.3", "16.5", "0.33", "4.125"]),
+    ("google", "claude-sonnet-4@20250514", Context(geo="us-east5"), "2026-11-22", ["3", "15", "0.3", "3.75"]),
+    ("google", "gemini-2.5-pro", Context(tier="PROVISIONED_THROUGHPUT"), "2026-11-22", ["0", "0", "0"]),
     ("huggingface_together", "Qwen/Qwen3-VL-8B-Instruct", STANDARD, "2026-11-22", ["0.18"]),
 ]
 
@@ -382,9 +460,17 @@ def test_published_prices(
         ("openai", "gpt-4o", Context(tier="flex"), "2026-11-22", "tier_unpriced"),
         ("openai", "o3", Context(tier="flex"), "2025-04-17", "tier_unpriced"),
         ("openai", "gpt-4o-audio-preview", Context(tier="batch"), "2026-11-22", "tier_unpriced"),
-        ("azure", "gpt-4o", Context(tier="batch"), "2026-11-22", "tier_unpriced"),
-        ("aws", "anthropic.claude-opus-4-6-v1", Context(tier="batch"), "2026-11-22", "tier_unpriced"),
-        ("google", "gemini-2.5-flash", Context(tier="batch"), "2026-10-13", "tier_unpriced"),
+        ("azure", "gpt-4o", Context(tier="priority"), "2026-11-22", "tier_unpriced"),
+        ("azure", "gpt-4o", Context(geo="regional"), "2026-11-22", "tier_unpriced"),
+        ("aws", "anthropic.claude-opus-4-6-v1", Context(tier="flex"), "2026-11-22", "tier_unpriced"),
+        ("aws", "amazon.nova-lite-v1:0", Context(tier="priority"), "2026-11-22", "tier_unpriced"),
+        ("google", "gemini-3-pro-preview", Context(tier="batch"), "2026-11-22", "tier_unpriced"),
+        ("google", "gemini-embedding-2", Context(geo="us-central1"), "2026-11-22", "tier_unpriced"),
+        ("groq", "llama-3.1-8b-instant", Context(tier="batch"), "2026-10-01", "tier_unpriced"),
+        ("openai", "dall-e-3", Context(variant="512x512/standard"), "2026-11-22", "variant_unpriced"),
+        ("openai", "dall-e-3", Context(variant="hd"), "2026-11-22", "variant_unpriced"),
+        ("perplexity", "sonar", Context(variant="enormous"), "2026-11-22", "variant_unpriced"),
+        ("openai", "gpt-4.1", Context(variant="container=16g"), "2026-05-01", "variant_unpriced"),
         ("anthropic", "claude-opus-5", Context(tier="priority"), "2026-11-22", "tier_committed"),
         ("anthropic", "claude-opus-5", Context(geo="eu"), "2026-11-22", "tier_unpriced"),
         ("anthropic", "claude-opus-4-5", Context(geo="us"), "2026-11-22", "tier_unpriced"),
@@ -401,6 +487,161 @@ def test_what_no_source_states(
     found = book.at(provider, model, context, at(when))
     assert isinstance(found, Unrated)
     assert found.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "variant", "when", "meter", "price"),
+    [
+        ("openai", "dall-e-2", "1024x1024", "2024-01-01", "generated_image", "0.02"),
+        ("openai", "dall-e-2", "512x512/standard", "2026-11-22", "generated_image", "0.018"),
+        ("openai", "dall-e-2", "256x256", "2026-11-22", "generated_image", "0.016"),
+        ("openai", "dall-e-3", "1024x1024/standard", "2026-11-22", "generated_image", "0.04"),
+        ("openai", "dall-e-3", "1792x1024/HD", "2026-11-22", "generated_image", "0.12"),
+        ("azure", "dall-e-3", "1024x1024/hd", "2026-11-22", "generated_image", "0.08"),
+        ("perplexity", "sonar", "low", "2026-11-22", "request", "0.005"),
+        ("perplexity", "sonar", "medium", "2026-11-22", "request", "0.008"),
+        ("perplexity", "sonar", "high", "2026-11-22", "request", "0.012"),
+        ("perplexity", "sonar-reasoning-pro", "high", "2026-11-22", "request", "0.014"),
+        ("perplexity", "sonar-pro", "pro/low", "2026-11-22", "request", "0.014"),
+        ("openai", "gpt-4.1", "tool=web_search_preview", "2026-11-22", "web_search", "0.025"),
+        ("openai", "gpt-4.1", None, "2026-11-22", "web_search", "0.01"),
+        ("openai", "gpt-5", "tool=web_search_preview", "2026-11-22", "web_search", "0.01"),
+        ("openai", "gpt-5", "container=1g", "2025-11-22", "code_interpreter_session", "0.03"),
+        ("openai", "gpt-5", "container=64g", "2026-04-01", "code_interpreter_session", "1.92"),
+        ("openai", "gpt-4.1", "tool=web_search_preview,container=4g", "2026-04-01", "web_search", "0.025"),
+        ("openai", "gpt-4.1", "tool=web_search_preview,container=4g", "2026-04-01", "code_interpreter_session", "0.12"),
+        ("openai", "gpt-4.1", None, "2026-11-22", "file_search", "0.0025"),
+        ("openai", "whisper-1", None, "2026-11-22", "input_audio_second", "0.0001"),
+        ("openai", "gpt-realtime-whisper", None, "2026-11-22", "input_audio_second", "0.000283333333"),
+        ("openai", "tts-1-hd", None, "2026-11-22", "input_character", "0.00003"),
+        ("mistral", "mistral-ocr-4-1", None, "2026-11-22", "input_page", "0.004"),
+        ("cohere", "rerank-english-v3.0", None, "2026-11-22", "search_unit", "0.002"),
+        ("openai", "gpt-image-1", None, "2026-11-22", "image_output", "0.00004"),
+        ("openai", "gpt-image-1.5", None, "2026-11-22", "image_output", "0.000032"),
+        ("perplexity", "sonar-deep-research", "low", "2026-11-22", "citation", "0.000002"),
+    ],
+)
+def test_prices_of_what_is_no_text(
+    book: PriceBook, provider: str, model: str, variant: str | None, when: str, meter: str, price: str
+) -> None:
+    found = card(book.at(provider, model, Context(variant=variant), at(when)))
+    assert found.prices[meter].base == Decimal(price)
+    assert book.card(found.id) == found
+
+
+def test_a_variant_lies_over_every_tier_and_is_not_multiplied(book: PriceBook) -> None:
+    both = Context(tier="batch", variant="container=4g")
+    found = card(book.at("openai", "gpt-4.1", both, at("2026-05-01")))
+    assert found.context == "batch+variant=container=4g"
+    assert mtok(found, "input", "output") == ["1", "4"]
+    assert found.prices["code_interpreter_session"].base == Decimal("0.12")
+    assert (found.valid_from, found.valid_until) == (date(2026, 3, 31), date(2026, 6, 2))
+
+
+def test_a_variant_that_no_price_depends_on_changes_nothing(book: PriceBook) -> None:
+    for variant in ("high", "container=4g", "1024x1024/hd,low"):
+        assert book.at("anthropic", "claude-opus-5", Context(variant=variant), NOW) == book.at(
+            "anthropic", "claude-opus-5", STANDARD, NOW
+        )
+
+
+def test_a_fee_that_depends_on_what_is_not_stated_is_not_charged_but_bounds(book: PriceBook) -> None:
+    found = card(book.at("perplexity", "sonar", STANDARD, NOW))
+    assert "request" not in found.prices
+    assert found.request_fee.base == Decimal("0.012")
+    assert found.unmetered == {"requests": Price(Decimal("0.012"))}
+    assert card(book.at("perplexity", "sonar", Context(variant="low"), NOW)).unmetered == {}
+
+
+def test_the_dearest_card_covers_every_factor_and_variant(book: PriceBook) -> None:
+    for provider, model in (("azure", "gpt-4o"), ("google", "gemini-3.5-flash"), ("openai", "dall-e-3")):
+        most = card(book.dearest(provider, model, NOW)).prices
+        cards = book.every(provider, model, NOW)
+        assert isinstance(cards, list)
+        for each in cards:
+            for meter, price in each.prices.items():
+                assert most[meter].base >= price.base
+    assert mtok(book.dearest("azure", "gpt-4o", NOW), "input") == ["2.75"]
+
+
+def test_every_card_of_a_name_and_all_it_ever_had(book: PriceBook) -> None:
+    now = book.every("openai", "gpt-4o", NOW)
+    assert isinstance(now, list)
+    assert [each.context for each in now][:2] == ["standard", "priority"]
+    assert now[0] == book.at("openai", "gpt-4o", STANDARD, NOW)
+    past = book.past("openai", "gpt-4o")
+    assert isinstance(past, list)
+    assert {each.id for each in now} <= {each.id for each in past}
+    standard = [each for each in past if each.context == "standard"]
+    assert [mtok(each, "input") for each in standard] == [["5"], ["2.5"]]  # what the alias meant before, and means
+    assert book.every("openai", "gpt-99", NOW) == book.past("openai", "gpt-99") == Unrated("model_unpriced", "gpt-99")
+
+
+def test_every_card_at_a_time_of_day(book: PriceBook) -> None:
+    for hour, price in ((12, "0.27"), (18, "0.135"), (0, "0.135")):
+        cards = book.every("deepseek", "deepseek-chat", at(f"2025-03-01T{hour:02}:10"))
+        assert isinstance(cards, list)
+        assert [mtok(each, "input") for each in cards] == [[price]]
+
+
+def test_an_alias_may_have_meant_several_models() -> None:
+    rows = [
+        {"provider": "maker", "name": "mk-1", "model": model, "until": until, "source": "a page"}
+        for model, until in (("mk-night", "2025-06-01"), ("mk-0", "2025-03-01"))
+    ]
+    book = PriceBook.loads(json.dumps(SMALL | {"aliases": rows}).encode())
+    meant = [
+        card(book.at("maker", "mk-1", STANDARD, at(day))).model for day in ("2025-02-28", "2025-03-01", "2025-06-01")
+    ]
+    assert meant == ["mk-0", "mk-night", "mk-1"]
+    past = book.past("maker", "mk-1")
+    assert isinstance(past, list)
+    models = [each.model for each in past if each.context == "standard"]
+    assert list(dict.fromkeys(models)) == ["mk-0", "mk-night", "mk-1"]
+    assert models.count("mk-0") == 1  # whatever hours another meaning of the name has
+
+
+FACTORED: dict[str, Any] = {
+    **SMALL,
+    "format": 2,
+    "providers": [
+        *SMALL["providers"][:1],
+        {
+            **SMALL["providers"][1],
+            "factors": [
+                {"when": {"geo": "eu"}, "factor": "1.1", "source": "raised", "since": "2026-02-01"},
+                {"when": {"tier": "batch"}, "factor": "0.5", "source": "half", "match": {"starts_with": "mk-1"}},
+                {"when": {"tier": "batch", "geo": "eu"}, "factor": "1.1", "over": {"tier": "batch"}, "source": "both"},
+            ],
+        },
+        SMALL["providers"][2],
+    ],
+}
+
+
+def test_a_factor_reaches_borrowed_prices_their_steps_and_other_factors() -> None:
+    book = PriceBook.loads(json.dumps(FACTORED).encode())
+    eu = card(book.at("reseller", "mk-1", Context(geo="eu"), NOW))
+    steps = ((100, Decimal("0.0000033")), (200, Decimal("0.0000055")))
+    assert eu.prices["input"] == Price(Decimal("0.0000022"), steps)
+    assert eu.prices["web_search"] == Price(Decimal("0.01"))  # not per token
+    assert eu.source == "genai-prices, overlay raised"
+    assert eu.valid_from == date(2026, 2, 1)
+    assert mtok(book.at("reseller", "mk-1", Context(tier="batch"), NOW), "input", "output") == ["1", "3"]
+    both = card(book.at("reseller", "mk-1", Context(tier="batch", geo="eu"), NOW))
+    assert mtok(both, "input", "output") == ["1.1", "3.3"]
+    assert both.source == "genai-prices, overlay half, overlay both"
+    for found in (eu, both):
+        assert book.card(found.id) == found
+    assert book.at("reseller", "mk-0", Context(tier="batch"), NOW) == Unrated("tier_unpriced", "batch")
+    assert book.at("reseller", "mk-1", Context(geo="eu"), at("2026-01-31")) == Unrated("tier_unpriced", "geo=eu")
+
+
+def test_an_archive_of_the_first_format_gives_the_cards_it_always_gave(small: PriceBook) -> None:
+    """Ids are in ledgers; a version that read them otherwise could no longer explain its charges."""
+    early = card(small.at("maker", "mk-1", STANDARD, at("2025-12-01")))
+    assert early.id == "maker/mk-1/standard/undated#0cf1cd8a3763"
+    assert early.unmetered == {"input_image_tokens": Price(Decimal("0.00009"))}
 
 
 def test_web_search_is_neither_halved_nor_raised(book: PriceBook) -> None:

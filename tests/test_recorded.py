@@ -16,14 +16,27 @@ import pytest
 
 from costbearer.dialects.anthropic_messages import AnthropicMessages
 from costbearer.dialects.base import CallRequest, Operation, Reading
+from costbearer.dialects.cohere import CohereBilled, CohereChat
+from costbearer.dialects.gemini_content import STREAM, GeminiContent
+from costbearer.dialects.gemini_interactions import GeminiInteraction
+from costbearer.dialects.openai_audio import OpenAITranscriptions
 from costbearer.dialects.openai_chat import OpenAIChat
+from costbearer.dialects.openai_completions import OpenAICompletions
+from costbearer.dialects.openai_responses import OpenAIResponses
 from costbearer.usage import COUNTS, combined, leaves
 
 DIALECTS: dict[str, Operation] = {
     "chat.completions": OpenAIChat(),
-    "completions": OpenAIChat(),
+    "completions": OpenAICompletions(),
+    "audio.transcriptions": OpenAITranscriptions(),
+    "v2/chat": CohereChat(),
+    "v2/rerank": CohereBilled("rerank", "/v2/rerank"),
     "messages": AnthropicMessages(),
     "messages-beta": AnthropicMessages(),
+    "generateContent": GeminiContent(),
+    "streamGenerateContent": GeminiContent(STREAM),
+    "interactions": GeminiInteraction(),
+    "responses": OpenAIResponses(),
 }
 Counts = dict[str, int]
 
@@ -52,6 +65,14 @@ def recorded(applies: Callable[[dict[str, Any]], bool] = lambda entry: True) -> 
 
 def is_anthropic(entry: dict[str, Any]) -> bool:
     return bool(entry["api"].startswith("messages"))
+
+
+def is_responses(entry: dict[str, Any]) -> bool:
+    return bool(entry["api"] == "responses")
+
+
+def is_google(entry: dict[str, Any]) -> bool:
+    return entry["api"] in {"generateContent", "streamGenerateContent", "interactions"}
 
 
 def stream_of(entry: dict[str, Any]) -> bytes | None:
@@ -103,6 +124,47 @@ def expected_of_openai(usage: dict[str, Any]) -> list[tuple[str | None, Counts]]
     return [(None, _stated(counts))]
 
 
+def expected_of_responses(usage: dict[str, Any]) -> list[tuple[str | None, Counts]]:
+    of_input, of_output = usage["input_tokens_details"], usage["output_tokens_details"]
+    counts = {
+        "input_tokens": usage["input_tokens"],
+        "output_tokens": usage["total_tokens"] - usage["input_tokens"],
+        "cache_read_input_tokens": of_input.get("cached_tokens"),
+        "cache_creation_input_tokens": of_input.get("cache_write_tokens"),
+        "reasoning_output_tokens": of_output.get("reasoning_tokens"),
+    }
+    return [(None, _stated(counts))]
+
+
+def expected_of_cohere(usage: dict[str, Any]) -> list[tuple[str | None, Counts]]:
+    return [(None, dict(usage["billed_units"]))]
+
+
+def expected_of_transcription(usage: dict[str, Any]) -> list[tuple[str | None, Counts]]:
+    seconds = {"input_audio_seconds": usage["prompt_audio_seconds"]}
+    return [(None, {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"], **seconds})]
+
+
+def expected_of_google(entry: dict[str, Any], usage: dict[str, Any]) -> list[tuple[str | None, Counts]]:
+    """Input is stated in two disjoint counts; the rest of the total was generated."""
+    prompt, tools, thoughts, total = (
+        "promptTokenCount",
+        "toolUsePromptTokenCount",
+        "thoughtsTokenCount",
+        "totalTokenCount",
+    )
+    if entry["api"] == "interactions":
+        prompt, tools, thoughts, total = (f"total_{name}tokens" for name in ("input_", "tool_use_", "thought_", ""))
+    given = usage[prompt] + usage.get(tools, 0)
+    counts = {
+        "input_tokens": given,
+        "output_tokens": usage[total] - given,
+        "reasoning_output_tokens": usage.get(thoughts),
+        "cache_read_input_tokens": usage.get("total_cached_tokens"),
+    }
+    return [(None, _stated(counts))]
+
+
 def _anthropic_counts(usage: dict[str, Any]) -> Counts:
     parts = [usage.get(name) for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")]
     split = usage.get("cache_creation") or {}
@@ -131,6 +193,14 @@ def expected(entry: dict[str, Any]) -> list[tuple[str | None, Counts]]:
         return []
     if is_anthropic(entry):
         return expected_of_anthropic(usage, entry["first_usage"])
+    if is_responses(entry):
+        return expected_of_responses(usage)
+    if is_google(entry):
+        return expected_of_google(entry, usage)
+    if entry["provider"] == "cohere":
+        return expected_of_cohere(usage)
+    if entry["api"] == "audio.transcriptions":
+        return expected_of_transcription(usage)
     return expected_of_openai(usage)
 
 
@@ -139,10 +209,14 @@ def test_the_usage_is_the_one_the_index_states(entry: dict[str, Any]) -> None:
     reading = read(entry)
     wanted = expected(entry)
     assert len(reading.work) == len(wanted)
-    top_only = {"reasoning_output_tokens", "web_search_requests"} if is_anthropic(entry) else set()
+    elsewhere: set[str] = {"reasoning_output_tokens", "web_search_requests"} if is_anthropic(entry) else set()
+    if is_responses(entry):
+        elsewhere = {"web_search_requests", "file_search_requests"}
+    if is_google(entry):
+        elsewhere = {"web_search_requests"}
     for work, (model, counts) in zip(reading.work, wanted, strict=True):
-        assert work.model == (model or entry["model_in_body"])
-        stated = {name: getattr(work.usage, name) for name in COUNTS if name not in top_only}
+        assert work.model == (model or entry["model_in_body"] or asked(entry).model)
+        stated = {name: getattr(work.usage, name) for name in COUNTS if name not in elsewhere}
         assert _stated(stated) == counts
         leaves(work.usage)
     assert reading.complete is bool(wanted)
@@ -156,11 +230,28 @@ def test_what_only_the_totals_state_is_there_once(entry: dict[str, Any]) -> None
     assert total.reasoning_output_tokens == (usage.get("output_tokens_details") or {}).get("thinking_tokens")
 
 
+@recorded(is_responses)
+def test_tools_of_a_response_are_counted_in_its_output(entry: dict[str, Any]) -> None:
+    usage = combined(work.usage for work in read(entry).work)
+    searches = {"vercel_azure_azure_web_search_preview_tool_1": 2, "vercel_openai_openai_web_search_tool_1": 1}
+    files = {"vercel_openai_openai_file_search_tool_1": 1}
+    assert (usage.web_search_requests or 0) == searches.get(entry["id"], 0)
+    assert (usage.file_search_requests or 0) == files.get(entry["id"], 0)
+
+
+@recorded(is_google)
+def test_a_grounded_prompt_of_these_models_is_one_search_however_many_queries_it_took(entry: dict[str, Any]) -> None:
+    usage = combined(work.usage for work in read(entry).work)
+    grounded = {"gemini_web_search", "vercel_google_google_search"}
+    assert usage.web_search_requests == (1 if entry["id"] in grounded else None)
+
+
 @recorded()
 def test_tier_and_stated_cost(entry: dict[str, Any]) -> None:
     reading = read(entry)
     usage = entry["expected_usage"] or {}
-    assert reading.tier == entry["service_tier_in_body"]
+    traffic = {1: "ON_DEMAND"}.get(usage.get("trafficType", ""), usage.get("trafficType"))
+    assert reading.tier == (entry["service_tier_in_body"] or traffic)
     assert reading.error_code is None
     if usage.get("is_byok"):
         stated = usage["cost"] + usage["cost_details"]["upstream_inference_cost"]
@@ -179,7 +270,7 @@ def test_how_the_bytes_arrive_does_not_matter(entry: dict[str, Any]) -> None:
         assert read(entry, size) == at_once
 
 
-@recorded(lambda entry: entry["stream"] and not is_anthropic(entry))
+@recorded(lambda entry: entry["stream"] and entry["api"] in {"chat.completions", "completions"})
 def test_only_the_usage_chunk_is_kept_from_a_caller_who_did_not_ask(entry: dict[str, Any]) -> None:
     body = stream_of(entry)
     assert body is not None

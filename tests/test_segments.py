@@ -14,11 +14,10 @@ from costbearer.bookkeeper import Bookkeeper
 from costbearer.journal import JournalWriter, raw_bytes, segment_file
 from costbearer.journal_files import seal_file
 from costbearer.ledger import Claim, Entry, Field
-from costbearer.stores.ledger_schema import CHARGES_ARROW, ENTRIES_ARROW
+from costbearer.stores.ledger_schema import CHARGES_ARROW, ENTRIES_ARROW, SEALED_ARROW
+from costbearer.stores.rows import Posted, table_of
 from costbearer.stores.segments import (
-    SEALED_ARROW,
     TEMPORARY,
-    Posted,
     Totals,
     charges_of,
     compressed_file,
@@ -27,7 +26,6 @@ from costbearer.stores.segments import (
     load_parquet,
     parquet_file,
     read_seals,
-    table_of,
     totals_of,
 )
 from costbearer.usage import Usage

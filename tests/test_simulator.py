@@ -512,13 +512,16 @@ def test_rates_agree_with_the_published_ones(card: Card) -> None:
     for tier, (usual, long) in card.rates.items():
         context = {
             ("openai", tier): {"service_tier": tier},
+            ("openai", "batch"): {"processing": "batch"},
             ("anthropic", "fast"): {"speed": "fast"},
+            ("anthropic", "batch"): {"processing": "batch"},
         }.get((card.provider, tier), {})
         for rates, inputs in ((usual, 1000), (long, 400_000)):
             published = calc_price(
                 Usage(input_tokens=inputs, cache_read_tokens=100, output_tokens=1000),
-                card.served_as,
-                provider_id=card.provider,
+                # On Bedrock the id that is asked has the price; the name in a body does not say for which regions.
+                card.model if card.provider == "bedrock" else card.served_as,
+                provider_id={"bedrock": "aws"}.get(card.provider, card.provider),
                 genai_request_timestamp=datetime(2026, 11, 22, tzinfo=UTC),
                 price_context=context,
             )

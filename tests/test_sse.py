@@ -72,8 +72,8 @@ def test_no_byte_is_lost_and_cuts_do_not_matter(pieces: list[bytes], draw: st.Da
     assert [sse.data(event) for event in (*events, rest)] == [sse.data(event) for event in (*whole, left)]
 
 
-def test_a_whole_event_is_passed_on_without_a_copy() -> None:
-    chunk = b"data: 1\n\n"
+@pytest.mark.parametrize("chunk", [b"data: 1\n\n", b"data: 1\r\n\r\n"])
+def test_a_whole_event_is_passed_on_without_a_copy(chunk: bytes) -> None:
     assert sse.Splitter().feed(chunk)[0] is chunk
 
 

@@ -14,7 +14,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, date, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +25,12 @@ from genai_prices.data import providers as source_providers
 from genai_prices.data_units import unit_data
 
 from costbearer import money
-from costbearer.price_archive import FORMAT, Alias, Model, Provider, Row
+from costbearer.price_archive import FORMAT, Alias, Archive, Factor, Model, NameIndex, Provider, Row, faults
+from costbearer.price_changes import compare
+from costbearer.price_context import DIMENSIONS
 from costbearer.prices import PriceBook
-from costbearer.usage import METER
+from costbearer.rate_card import UNSETTLED_REQUEST
+from costbearer.usage import METER, REQUEST
 
 DATA = Path(__file__).resolve().parent.parent / "src" / "costbearer" / "data"
 ARCHIVE = DATA / "prices.json"
@@ -44,8 +47,22 @@ METERS = {
     "output_reasoning_tokens": "reasoning_output",
     "output_audio_tokens": "audio_output",
     "web_searches": "web_search",
+    "input_image_tokens": "image_input",
+    "cache_image_read_tokens": "cache_read_image_input",
+    "input_video_tokens": "video_input",
+    "output_image_tokens": "image_output",
+    "output_citation_tokens": "citation",
+    "input_characters": "input_character",
+    "input_audio_seconds": "input_audio_second",
+    "input_document_pages": "input_page",
+    "storage_searches": "file_search",
+    "rerank_searches": "search_unit",
+    "requests": REQUEST,
 }
 """genai-prices' usage key -> our meter. All other units keep their source's name."""
+
+ANY_AUDIO = "audio_seconds"
+"""genai-prices' price of a second of audio, whichever way it goes. It has a meter only for what comes in."""
 
 CONTEXTS = {
     ("service_tier", "fast"): ("tier", "fast"),
@@ -54,12 +71,11 @@ CONTEXTS = {
     ("processing", "batch"): ("tier", "batch"),
     ("speed", "fast"): ("speed", "fast"),
 }
-"""genai-prices' context -> ours; a context that a call cannot state yet (a search type, a route) keeps its name."""
+"""genai-prices' context -> ours; any other (a search type, a route) is a variant of its own family."""
 
 NOISE = Decimal("1e-9")
 """A relative difference below this is a binary float's rounding and not a price."""
 
-DIMENSIONS = ("tier", "speed", "geo")
 ALWAYS = date.min
 NEVER = date.max
 
@@ -74,16 +90,14 @@ class Unit(NamedTuple):
 
 
 def units() -> dict[str, Unit]:
-    """Price key -> unit. A divisor that is no power of ten (3,600 s) is not applied: the price stays per hour."""
+    """Price key -> unit. A price per hour becomes one per second, rounded once and listed among the repairs."""
     found = {}
     for usage_key, raw in unit_data.items():
         price_key, per = raw.get("price_key", usage_key), raw["per"]
         is_token = raw["dimensions"].get("family") == "tokens"
-        if per == 10 ** (len(str(per)) - 1):
-            name = METERS.get(usage_key, usage_key)
-            found[price_key] = Unit(name, Decimal(per), "token" if is_token else "each", is_token)
-        else:
-            found[price_key] = Unit(price_key, Decimal(1), price_key.rpartition("_")[2], is_token)
+        name = METERS.get(usage_key, usage_key)
+        counted = METER[name].unit if name in METER else "token" if is_token else "each"
+        found[price_key] = Unit(name, Decimal(per), counted, is_token)
     return found
 
 
@@ -132,12 +146,15 @@ class Compiler:
                 if any(price is not None for price in variant.prices.__dict__.values()):
                     raise SystemExit(f"{self._place}: the default tier has prices of its own")
                 continue
-            when = dict(CONTEXTS.get(item, item) for item in variant.when.items())
+            when = dict(CONTEXTS.get(item, ("variant", "=".join(item))) for item in variant.when.items())
             yield self.row(variant.prices, variant.constraint, when)
 
     def row(self, prices: Any, constraint: Any, when: dict[str, str]) -> Row:
         stated = {key: value for key, value in prices.__dict__.items() if value is not None}
         by_name = {self.units[key].name: self.price(key, value) for key, value in stated.items()}
+        if ANY_AUDIO in by_name:
+            any_audio = by_name.pop(ANY_AUDIO)
+            by_name.setdefault("input_audio_second", any_audio)
         since, hours = None, None
         if isinstance(constraint, source.StartDateConstraint):
             since = constraint.start_date
@@ -266,6 +283,92 @@ def overlaid(models: Iterable[Model], rules: Iterable[Mapping[str, Any]], token_
     return result
 
 
+def with_new_models(models: list[Model], rows: Iterable[Mapping[str, Any]]) -> list[Model]:
+    """The models and the overlay's own, in order. A name that a model has already would change its meaning."""
+    for row in rows:
+        own = [model for model in models if model.provider == row["provider"]]
+        index = NameIndex(model.match for model in own)
+        new = Model(provider=row["provider"], id=row["id"], match=row["match"], prices=(Row(prices={}),))
+        for clause in new.match.get("or", [new.match]):
+            if index.find(clause["equals"]) is not None:
+                raise SystemExit(f"overlay model {new.provider}/{new.id}: genai-prices has {clause['equals']} already")
+        models = sorted([*models, new], key=lambda model: (model.provider, model.id))
+    return models
+
+
+def priced(rule: Mapping[str, Any], model: Model) -> Model:
+    """The model with a `price` rule's prices: rows of their own for variants, else added to every standard row."""
+    if not chosen(rule, model):
+        return model
+    rows = tuple(
+        Row(
+            prices=dict(prices),
+            when={"variant": variant},
+            since=rule.get("since"),
+            until=rule.get("until"),
+            source=rule["name"],
+        )
+        for variant, prices in rule.get("variants", {}).items()
+    )
+    standard = [added(row, rule["prices"], rule["name"]) for row in model.prices] if "prices" in rule else model.prices
+    if any(REQUEST in row.prices for row in rows):
+        standard = [unsettled(row) for row in standard]
+    return msgspec.structs.replace(model, prices=tuple(standard), variants=(*model.variants, *rows))
+
+
+def unsettled(row: Row) -> Row:
+    """The row with its fee per request as one that is not the whole truth."""
+    named = {UNSETTLED_REQUEST if unit == REQUEST else unit: price for unit, price in row.prices.items()}
+    return msgspec.structs.replace(row, prices=named)
+
+
+def chosen(rule: Mapping[str, Any], model: Model) -> bool:
+    if model.provider != rule["provider"]:
+        return False
+    if isinstance(rule["models"], str):
+        unit = rule["models"].removeprefix("with_unit:")
+        return any(unit in row.prices for row in model.prices)
+    return model.id in rule["models"]
+
+
+def added(row: Row, prices: Mapping[str, Any], name: str) -> Row:
+    """The row with prices for units it has none for."""
+    missing = {unit: price for unit, price in prices.items() if unit not in row.prices}
+    if not missing:
+        return row
+    merged = dict(sorted({**row.prices, **missing}.items()))
+    return msgspec.structs.replace(row, prices=merged, added=(*row.added, name))
+
+
+def equalled(rule: Mapping[str, Any], model: Model) -> Model:
+    """The model with one meter priced as another wherever only the other is."""
+    if not chosen(rule, model):
+        return model
+
+    def filled(row: Row) -> Row:
+        return added(row, {rule["meter"]: row.prices[rule["as"]]}, rule["name"]) if rule["as"] in row.prices else row
+
+    return msgspec.structs.replace(
+        model, prices=tuple(map(filled, model.prices)), variants=tuple(map(filled, model.variants))
+    )
+
+
+def factors(rules: Iterable[Mapping[str, Any]], provider: str) -> tuple[Factor, ...]:
+    return tuple(
+        Factor(
+            when=ordered(rule["context"]),
+            factor=rule["factor"],
+            source=rule["name"],
+            over=ordered(rule.get("over", {})),
+            match=rule.get("match"),
+            since=rule.get("since"),
+            until=rule.get("until"),
+        )
+        for rule in rules
+        if rule["provider"] == provider
+    )
+
+
 # ---- the file ------------------------------------------------------------------------------------------------------
 
 
@@ -295,9 +398,19 @@ def compiled() -> bytes:
     missing = {unit for unit in METER if METER[unit].unit == "token"} - token_units
     if missing:
         raise SystemExit(f"meters without a unit of genai-prices: {sorted(missing)}")
+    models = with_new_models(models, overlay["model"])
     models = overlaid(models, overlay["multiple"], token_units)
-    rules = [
-        {"name": rule["name"], "source": rule["source"], "looked_up": rule["looked_up"]} for rule in overlay["multiple"]
+    for rule in overlay["price"]:
+        models = [priced(rule, model) for model in models]
+    for rule in overlay["same"]:
+        models = [equalled(rule, model) for model in models]
+    stated = [rule for kind in ("multiple", "factor", "price", "same") for rule in overlay[kind]]
+    rules = [{"name": rule["name"], "source": rule["source"], "looked_up": rule["looked_up"]} for rule in stated]
+    used = {unit for model in models for row in (*model.prices, *model.variants) for unit in row.prices}
+    compiler.used |= {unit: METER[unit].unit for unit in used if unit in METER} | {UNSETTLED_REQUEST: "each"}
+    providers = [
+        msgspec.structs.replace(compiler.provider(entry), factors=factors(overlay["factor"], entry.id))
+        for entry in entries
     ]
     aliases = [Alias(**{name: row[name] for name in Alias.__struct_fields__}) for row in overlay["alias"]]
     head = {
@@ -305,21 +418,35 @@ def compiled() -> bytes:
         "format": FORMAT,
         "license": "prices: genai-prices, MIT, Copyright (c) Pydantic Services Inc.; https://github.com/pydantic/genai-prices",
         "sources": {"genai-prices": importlib.metadata.version("genai-prices"), "overlay": "data/overlay.toml"},
+        "as_of": max(row["looked_up"] for row in [*stated, *overlay["alias"]]),
         "prices": "USD per token, per request, or per unit as `units` says; decimal text, at most 12 places",
-        "units": dict(sorted(compiler.used.items())),
+        "units": {unit: counted for unit, counted in sorted(compiler.used.items()) if unit in used},
     }
     parts = [f'"{name}":{line(value)}' for name, value in head.items()]
     parts += [
         block("overlay", rules),
         block("unstated", overlay["unstated"]),
         block("repaired", compiler.repaired),
-        block("providers", [compiler.provider(entry) for entry in entries]),
+        block("providers", providers),
         block("aliases", aliases),
         block("models", models),
     ]
     data = ("{\n" + ",\n".join(parts) + "\n}\n").encode()
     PriceBook.loads(data)
+    wrong = list(faults(msgspec.json.decode(data, type=Archive)))
+    if wrong:
+        raise SystemExit("\n".join(wrong))
     return data
+
+
+def changes(before: bytes, after: bytes) -> list[str]:
+    """What the new archive says otherwise than the one before, the findings first."""
+    old, new = (msgspec.json.decode(data, type=Archive) for data in (before, after))
+    return [
+        f"{'FINDING ' if change.is_finding else ''}{change.code} {change.provider}/{change.model} {change.context} "
+        f"{change.day or ''}: {change.old} -> {change.new}"
+        for change in compare(old, new, datetime.now(UTC).date())
+    ]
 
 
 def main(arguments: list[str]) -> int:
@@ -328,6 +455,8 @@ def main(arguments: list[str]) -> int:
         same = ARCHIVE.read_bytes() == data
         print("up to date" if same else f"{ARCHIVE.name} is not what its sources give; run tools/compile_prices.py")
         return 0 if same else 1
+    for line_ in changes(ARCHIVE.read_bytes() if ARCHIVE.exists() else data, data):
+        print(line_)
     ARCHIVE.write_bytes(data)
     print(f"{ARCHIVE.name}: {len(data):,} bytes")
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -35,6 +36,7 @@ from costbearer.stores.secrets import Keyring
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from costbearer.contract import Prices
     from costbearer.gateway.worker import Worker
 
 SUPERVISOR_LOCK = "supervisor.lock"
@@ -48,21 +50,24 @@ PORT_TIMEOUT_S = 10.0
 """How long a gateway that is started again waits for its predecessor's workers to let go of the port."""
 STOP_MARGIN_S = 10.0
 
+JOBS_STOP_S = 5.0
+"""What the poller of jobs may take to end; it holds nothing that is not asked for again."""
+
 log = logging.getLogger("costbearer")
 
 
 def prepare(config: Config) -> bytes:
     """Make the data directory usable: secrets, control store at the newest version, the price archive.
 
-    Gives back the price archive's bytes.
+    Gives back the bytes of the price archive that holds.
     """
     from costbearer.stores.control import Control
 
     Control.open(config.control_file).close()
     secrets.admin_token(config.data)
-    prices = archive.bundled()
-    archive.keep(config.prices_dir, prices)
-    return prices
+    archive.keep(config.prices_dir, archive.bundled())
+    archive.begin(config.prices_dir)
+    return archive.current(config.prices_dir).archive
 
 
 def hasher(keyring: Keyring) -> Hasher:
@@ -93,6 +98,14 @@ def run_gateway(config: Config, *, parent: int | None = None) -> None:
     server.run(config, make_worker)
 
 
+def load_prices(prices_dir: Path) -> Prices:
+    """The archive and the contract that hold now."""
+    from costbearer.contract import Contract, Prices
+
+    now = archive.current(prices_dir)
+    return Prices(PriceBook.loads(now.archive), None if now.contract is None else Contract.loads(now.contract))
+
+
 def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
     """One worker's state, in the worker's own process: a new journal, keys and prices in memory."""
     from costbearer.dialects.registry import all_dialects
@@ -111,10 +124,11 @@ def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
     return Worker(
         config,
         journal=journal,
-        book=PriceBook.loads(archive.bundled()),
         dialects=all_dialects(),
         load_keys=control.load_keyring,
         key_revision=control.revision,
+        load_prices=functools.partial(load_prices, config.prices_dir),
+        price_revision=functools.partial(archive.moved, config.prices_dir),
         hasher=hasher(secrets.keyring(config.data, create=False)),
         loop=loop,
     )
@@ -158,9 +172,14 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
     from costbearer.bookkeeper import Bookkeeper
     from costbearer.console.api_doctor import doctor_router, full_examination
     from costbearer.console.api_entries import entries_router
+    from costbearer.console.api_prices import prices_router
     from costbearer.console.api_reports import report_router
+    from costbearer.console.api_restatements import restatement_router
     from costbearer.console.app import create_app
     from costbearer.console.metrics import metrics_router
+    from costbearer.dialects.registry import all_dialects
+    from costbearer.jobs import Poller
+    from costbearer.restate import restate
     from costbearer.stores.control import Control
     from costbearer.stores.duckdb import Ledger
 
@@ -170,11 +189,20 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
         interval_s = config.number("ledger.post_interval_ms") / 1000
         posting = threading.Thread(target=bookkeeper.run, args=(stop, interval_s), name="bookkeeper")
         posting.start()
+        poller = Poller(config, bookkeeper, all_dialects(), functools.partial(load_prices, config.prices_dir))
+        polling = threading.Thread(
+            target=poller.run, args=(stop, config.number("ledger.poll_interval_s")), name="jobs", daemon=True
+        )
+        polling.start()
         routers = [
             report_router(ledger.reader, lambda: bookkeeper.complete_to),
             entries_router(ledger.reader),
             metrics_router(ledger.reader, bookkeeper.progress),
             doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
+            prices_router(config.prices_dir),
+            restatement_router(
+                lambda period, apply: restate(ledger, bookkeeper, load_prices(config.prices_dir), period, apply=apply)
+            ),
         ]
         try:
             yield create_app(
@@ -186,6 +214,7 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
         finally:
             stop.set()
             posting.join()
+            polling.join(JOBS_STOP_S)
             bookkeeper.catch_up()
 
 

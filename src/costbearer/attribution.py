@@ -13,12 +13,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from urllib.parse import unquote
 
 import msgspec
 
 from costbearer.errors import LabelMissing, TagMalformed
-from costbearer.ledger import DESCRIPTIONS, LABELS, Claim, Field, Provenance
+from costbearer.ledger import Claim, Entry, Field, Provenance
 
 TAGS_MAX = 32
 """Tags of one call, all sources together: a call is described, not documented."""
@@ -27,6 +28,9 @@ TAG_VALUE_CHARS_MAX = 256
 TAGS_HEADER_BYTES_MAX = 8192
 BAGGAGE_BYTES_MAX = 8192
 """What W3C Baggage requires a propagator to carry; a longer header is ignored as a whole and noted."""
+
+ATTRIBUTIONS_KNOWN_MAX = 512
+"""How many attributions an `Attributor` remembers before it begins afresh; callers choose what they say."""
 
 PRECEDENCE: tuple[tuple[str, Provenance], ...] = (
     ("key", "verified"),
@@ -62,16 +66,18 @@ FIELD_OF_TAG: Mapping[str, str] = {
 }
 """Tags and baggage members that are fields of the entry; every other tag goes into its tag map."""
 
-FIELDS: tuple[str, ...] = (*LABELS, *DESCRIPTIONS)
-
 _TAG_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.\-/]{{0,{TAG_NAME_CHARS_MAX - 1}}}")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+
+_BLANK = Entry(
+    journal="", sequence=0, request_id="", call_id="", started_at=datetime.min.replace(tzinfo=UTC), provider=""
+)
 
 Hasher = Callable[[str, str], str]
 """(field, value) -> keyed hash as text."""
 
 
-class Bearer(msgspec.Struct, frozen=True, kw_only=True):
+class Bearer(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True, gc=False):
     """What a key says of every call made with it. `require` names fields that the caller must assert."""
 
     key_id: str
@@ -83,11 +89,16 @@ class Bearer(msgspec.Struct, frozen=True, kw_only=True):
     cost_center: str | None = None
     env: str | None = None
     require: tuple[str, ...] = ()
+    require_price: bool = False
 
 
-class Attribution(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome for one call: a value per field, who vouches for each, the free tags, and what was odd."""
+class Attribution(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The outcome for one call: a value per field, who vouches for each, the free tags, and what was odd.
 
+    `entry` says all of this and nothing else: an entry is made of it by filling in whatever else it must have.
+    """
+
+    entry: Entry
     values: dict[str, str]
     fields: dict[str, Field]
     tags: dict[str, str]
@@ -96,7 +107,7 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class Said(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the caller said: the raw header, the body's tag list, the raw baggage and traceparent headers."""
 
     tags_header: str | None = None
@@ -113,8 +124,45 @@ def attribute(bearer: Bearer, said: Said, hasher: Hasher) -> Attribution:
             caller's own writing: what is malformed there is ignored and noted).
         LabelMissing: the key requires fields that nobody stated.
     """
-    verified = _verified(bearer)
-    fields = dict(verified)
+    return _traced(_claimed(bearer, said, hasher), said.traceparent)
+
+
+class Attributor:
+    """Attributes calls, and remembers what it made of the ones before: most callers say the same in every call.
+
+    Not remembered is what names a person or a customer's customer (`HASHED`), nor baggage, of which nobody knows what
+    it holds beside the known members. For one thread.
+    """
+
+    def __init__(self, hasher: Hasher) -> None:
+        self._hasher = hasher
+        self._known: dict[tuple[Bearer, str | None, tuple[str, ...]], Attribution] = {}
+
+    def attribute(self, bearer: Bearer, said: Said) -> Attribution:
+        """As the function `attribute`. The outcome may be that of an earlier call: its maps must not be changed."""
+        if said.baggage:
+            return attribute(bearer, said, self._hasher)
+        key = (bearer, said.tags_header, said.body_tags)
+        done = self._known.get(key)
+        if done is None:
+            done = _claimed(bearer, said, self._hasher)
+            if HASHED.isdisjoint(done.values):
+                if len(self._known) >= ATTRIBUTIONS_KNOWN_MAX:
+                    self._known.clear()
+                self._known[key] = done
+        return _traced(done, said.traceparent) if said.traceparent else done
+
+
+def _claimed(bearer: Bearer, said: Said, hasher: Hasher) -> Attribution:
+    """The attribution without its trace."""
+    values = {"owner": bearer.owner, "team": bearer.team, "agent": bearer.agent, "workload": bearer.workload}
+    if bearer.project is not None:
+        values["project"] = bearer.project
+    if bearer.cost_center is not None:
+        values["cost_center"] = bearer.cost_center
+    if bearer.env is not None:
+        values["env"] = bearer.env
+    fields = {name: Field(value, "verified", "key") for name, value in values.items()}
     tags: dict[str, str] = {}
     notes: list[str] = []
     if said.tags_header or said.body_tags or said.baggage:
@@ -133,33 +181,18 @@ def attribute(bearer: Bearer, said: Said, hasher: Hasher) -> Attribution:
             else:
                 kept = hasher(field, value) if field in HASHED else value
                 _claim(fields, field, Claim(kept, source))
-    trace_id, parent_id = _trace(said.traceparent, notes)
+                values.setdefault(field, kept)
     missing = [name for name in bearer.require if name not in fields and name not in tags]
     if missing:
         raise LabelMissing(
             f"this key requires every call to state {', '.join(missing)}: as metadata.tags, in x-costbearer-tags "
             f"({missing[0]}:VALUE) or as W3C baggage"
         )
-    return Attribution(
-        values={name: field.value for name, field in fields.items() if name in _FIELD_SET},
-        fields=fields,
-        tags=tags,
-        trace_id=trace_id,
-        parent_id=parent_id,
-        notes=tuple(dict.fromkeys(notes)),
+    found = tuple(dict.fromkeys(notes))
+    entry = msgspec.structs.replace(
+        _BLANK, key_id=bearer.key_id, key_team=bearer.team, attribution=fields, tags=tags, notes=found, **values
     )
-
-
-_FIELD_SET = frozenset(FIELDS)
-
-
-def _verified(bearer: Bearer) -> dict[str, Field]:
-    fields = {label: Field(getattr(bearer, label), "verified", "key") for label in LABELS}
-    for name in ("project", "cost_center", "env"):
-        value = getattr(bearer, name)
-        if value is not None:
-            fields[name] = Field(value, "verified", "key")
-    return fields
+    return Attribution(entry=entry, values=values, fields=fields, tags=tags, notes=found)
 
 
 def _claim(fields: dict[str, Field], name: str, claim: Claim) -> None:
@@ -185,12 +218,11 @@ def _header_tags(header: str) -> Iterable[tuple[str, str, str]]:
 def _tag(text: str, place: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     name, value = name.strip(), value.strip()
-    shown = _shown(text)
     if not colon or not value:
-        raise TagMalformed(f"{place}: {shown} is not name:value, for example feature:summarizer")
+        raise TagMalformed(f"{place}: {_shown(text)} is not name:value, for example feature:summarizer")
     if not _TAG_NAME.fullmatch(name):
         raise TagMalformed(
-            f"{place}: in {shown} the name must be 1 to {TAG_NAME_CHARS_MAX} of A-Z a-z 0-9 _ . - / "
+            f"{place}: in {_shown(text)} the name must be 1 to {TAG_NAME_CHARS_MAX} of A-Z a-z 0-9 _ . - / "
             "and begin with a letter, a digit or _"
         )
     if len(value) > TAG_VALUE_CHARS_MAX:
@@ -234,14 +266,22 @@ def _baggage(header: str, notes: list[str]) -> list[tuple[str, str, str]]:
     return [("baggage", name, value) for name, value in found.items()]
 
 
-def _trace(header: str | None, notes: list[str]) -> tuple[str | None, str | None]:
+def _traced(done: Attribution, header: str | None) -> Attribution:
+    """The same with the trace that the caller is part of."""
     if not header:
-        return None, None
+        return done
+    replace = msgspec.structs.replace
     match = _TRACEPARENT.fullmatch(header.strip())
-    if match is None or match[1] == "ff" or (match[1] == "00" and match[5]):
-        notes.append("traceparent_malformed")
-        return None, None
-    if not match[2].strip("0") or not match[3].strip("0"):
-        notes.append("traceparent_malformed")
-        return None, None
-    return match[2], match[3]
+    if match is None or not _is_trace(match):
+        notes = (*done.notes, "traceparent_malformed")
+        return replace(done, notes=notes, entry=replace(done.entry, notes=notes))
+    trace_id, parent_id = match[2], match[3]
+    entry = replace(done.entry, trace_id=trace_id, parent_id=parent_id)
+    return replace(done, trace_id=trace_id, parent_id=parent_id, entry=entry)
+
+
+def _is_trace(match: re.Match[str]) -> bool:
+    """A version that there is, nothing behind version 00, and no id of zeros only."""
+    if match[1] == "ff" or (match[1] == "00" and match[5]):
+        return False
+    return bool(match[2].strip("0") and match[3].strip("0"))

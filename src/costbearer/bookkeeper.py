@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +19,17 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
+from costbearer.corrections import restated, settled
 from costbearer.errors import CostbearerError, JournalFailed, StoreFailed
 from costbearer.journal import journals, live, take_over
+from costbearer.ledger import AWAITING_RESULT, Entry, Settlement
+from costbearer.stores.awaited import Awaited, Key
 from costbearer.stores.duckdb import Ledger, Position
+from costbearer.stores.ledger_schema import SEALED_ARROW
+from costbearer.stores.own_journal import OwnJournal
 from costbearer.stores.reading import JournalReading, Place
-from costbearer.stores.segments import Flaw, Totals, table_of
+from costbearer.stores.rows import Posted, table_of
+from costbearer.stores.segments import Flaw, Totals, parquet_file
 
 BATCH_ENTRIES = 122_880
 """Entries in one transaction, at least, where there is a backlog: a row group, which DuckDB writes past its log. In
@@ -31,6 +37,9 @@ step with the gateway a batch is what came in since the last pass."""
 
 BACK_OFF_S = 5.0
 """Pause of `run` after a pass that failed."""
+
+SEALING_THREADS = 2
+"""Threads that compress, write and check the files of segments, which is done outside the interpreter's lock."""
 
 _UNREADABLE = "unreadable "
 
@@ -78,6 +87,9 @@ class Bookkeeper:
         self._notices: list[str] = []
         self._damage: tuple[Flaw, ...] = ()
         self._progress = Progress()
+        self._own: OwnJournal | None = None
+        self._awaited: Awaited | None = None
+        self._loaded = 0
 
     @property
     def notices(self) -> list[str]:
@@ -103,22 +115,58 @@ class Bookkeeper:
             JournalFailed: a journal cannot be read, taken over or made durable.
             StoreFailed: the ledger failed, or a sealed file does not read back.
         """
-        with self._lock:
-            try:
-                with _no_collector():
-                    posted = self._pass()
-            except BaseException as error:
-                # Whatever stopped the pass, memory may be ahead of the ledger: the next one starts from the disk.
-                self._readings = None
-                self.failure = str(error) or type(error).__name__
-                held = tuple(sorted(self._held))
-                self._progress = msgspec.structs.replace(self._progress, failure=self.failure, held=held)
-                if isinstance(error, OSError):
-                    raise JournalFailed(f"the journals cannot be read or sealed: {error}") from error
-                raise
+        with self._lock, self._from_the_disk_after_a_failure():
+            # Leaving the block waits for what is under way: nobody else may write the same files.
+            with _no_collector(), ThreadPoolExecutor(SEALING_THREADS, "sealing") as pool:
+                posted = self._pass(pool)
             self.failure = None
             self._take_stock()
             return posted
+
+    def record(self, entries: Iterable[Entry] | pa.Table) -> int:
+        """Write entries that are no calls into the books' own journal, all or none of them, and post them.
+
+        What they say as journal and sequence is replaced. For very many hand in a table of the columns of
+        `ledger_schema.SEALED_ARROW`; it becomes one segment, so its size is what a rebuild holds in memory.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            JournalFailed: they are not written, or whether they are only the next pass will tell.
+            StoreFailed: they are written and not posted, which the next pass does; or the ledger cannot be read.
+        """
+        with self._lock:
+            self._be_ready()
+            table = entries if isinstance(entries, pa.Table) else table_of(Posted(0, entry) for entry in entries)
+            with self._from_the_disk_after_a_failure():
+                posted = self._record(table)
+            self._take_stock()
+            return posted
+
+    def settle(self, settlement: Settlement) -> bool:
+        """Correct the call that awaits this result. False where none does: it is not posted yet, or was settled before.
+
+        Raises:
+            JournalFailed, StoreFailed: as `record`.
+        """
+        with self._lock:
+            awaited = self._be_ready()
+            call = awaited.open.get(Key(settlement.provider, settlement.provider_response_id))
+            if call is None or settlement.reason_unknown == AWAITING_RESULT:
+                return False
+            (old,) = self.ledger.entries([call])
+            return self.record(self._settling(old, settlement)) > 0
+
+    def awaiting(self) -> list[Entry]:
+        """The calls whose result is not known yet, for who asks the provider for it; as of the last pass.
+
+        Raises:
+            StoreFailed: the ledger cannot be read.
+        """
+        with self._lock:
+            awaited = self._be_ready()
+            return self.ledger.entries(list(awaited.open.values()))
 
     def rebuild(self, reason: str = "a rebuild was asked for") -> int:
         """Set the ledger's file aside and post everything again. Gives how many entries were posted.
@@ -148,17 +196,74 @@ class Bookkeeper:
                 pause = max(interval_s, BACK_OFF_S)
             stop.wait(pause)
 
-    def _pass(self) -> int:
+    @contextmanager
+    def _from_the_disk_after_a_failure(self) -> Iterator[None]:
+        """Whatever stopped the block, memory may be ahead of the ledger: the next pass starts from the disk."""
+        try:
+            yield
+        except BaseException as error:
+            self._forget()
+            self.failure = str(error) or type(error).__name__
+            held = tuple(sorted(self._held))
+            self._progress = msgspec.structs.replace(self._progress, failure=self.failure, held=held)
+            if isinstance(error, OSError):
+                raise JournalFailed(f"the journals cannot be read or sealed: {error}") from error
+            raise
+
+    def _be_ready(self) -> Awaited:
+        """Memory stands for what is on the disk, after a pass where it does not."""
+        if self._readings is None or self._awaited is None or self.ledger.broken:
+            self.catch_up()
+        assert self._awaited is not None, "a pass that did not fail has surveyed"
+        return self._awaited
+
+    def _record(self, table: pa.Table) -> int:
+        if not table.num_rows:
+            return 0
+        if self._own is None:
+            self._own = OwnJournal.open(self.journal_dir, self._clock())
+        own, readings = self._own, self._readings
+        assert readings is not None, "after a pass"
+        if own.id not in readings:
+            readings[own.id] = JournalReading.open(own.directory)
+        rows, seal = own.write(table)
+        reading = readings[own.id]
+        reading.recorded(seal)
+        self._write(rows, [_position(reading)])
+        return int(rows.num_rows)
+
+    def _settling(self, old: Entry, settlement: Settlement) -> tuple[Entry, ...]:
+        return restated(old, settled(old, settlement), at=self._clock(), kind="correction")
+
+    def _settle_due(self) -> int:
+        """Apply every result that was posted to the call it belongs to."""
+        if self._awaited is None:
+            self._awaited = Awaited.survey(self.ledger)
+        due = self._awaited.due()
+        if not due:
+            return 0
+        entries = self.ledger.entries([address for pair in due for address in pair])
+        corrections: list[Entry] = []
+        for old, reader in zip(entries[::2], entries[1::2], strict=True):
+            settlement = reader.settlement
+            assert settlement is not None, "it was found by its settlement"
+            self._awaited.drop(Key(settlement.provider, settlement.provider_response_id))
+            corrections += self._settling(old, settlement)
+        return self._record(table_of(Posted(0, entry) for entry in corrections))
+
+    def _pass(self, pool: Executor) -> int:
         began = self._clock()
-        readings = self._open() if self._readings is None or self.ledger.broken else self._readings
+        readings = self._open(pool) if self._readings is None or self.ledger.broken else self._readings
         self._readings = readings
         self._find_new(readings)
-        posted = self._advance(readings)
+        posted = self._loaded + self._advance(readings, pool)
+        self._loaded = 0
         # What a dead writer left is posted and sealed before it is taken over, which reads what is not sealed again.
         for reading in readings.values():
-            if not reading.dead and not live(reading.directory):
+            if not reading.dead and not reading.own and not live(reading.directory):
                 reading.dead = self._taken_over(reading)
-                posted += self._advance({reading.id: reading})
+                posted += self._advance({reading.id: reading}, pool)
+        posted += self._settle_due()
         self.ledger.admit_readers()
         for name, reading in list(readings.items()):
             if reading.done:
@@ -168,14 +273,14 @@ class Bookkeeper:
             self.complete_to = began
         return posted
 
-    def _advance(self, readings: dict[str, JournalReading]) -> int:
+    def _advance(self, readings: dict[str, JournalReading], pool: Executor) -> int:
         """Post what these journals hold by now, then seal what is due."""
         for reading in readings.values():
             reading.look()
-        posted = self._post(readings)
+        posted = self._post(readings, pool)
         for name, reading in readings.items():
             if name not in self._held:
-                reading.seal_due()
+                reading.seal_due(pool)
         return posted
 
     def _take_stock(self) -> None:
@@ -205,7 +310,7 @@ class Bookkeeper:
             self._notice(f"journal {reading.id}: its writer died; {len(taken.closed)} calls under way are unknown")
         return taken is not None
 
-    def _post(self, readings: dict[str, JournalReading]) -> int:
+    def _post(self, readings: dict[str, JournalReading], pool: Executor) -> int:
         """Read on in every journal and post. With a backlog one batch is written while the next one is read."""
         posted = 0
         tables: list[pa.Table] = []
@@ -215,7 +320,7 @@ class Bookkeeper:
             for reading in readings.values():
                 if reading.id in self._held:
                     continue
-                for table in reading.moves():
+                for table in reading.moves(pool):
                     tables.append(table)
                     moved[reading.id] = reading
                     if sum(table.num_rows for table in tables) >= self._batch_entries:
@@ -236,28 +341,55 @@ class Bookkeeper:
                 self._held[reading.id] = error.message
                 self._notice(f"{error.message}; it is not posted any further before a restart")
                 raise
-        return pa.concat_tables(tables or [table_of([])]), [_position(reading) for reading in moved.values()]
+        return pa.concat_tables(tables or [SEALED_ARROW.empty_table()]), [
+            _position(reading) for reading in moved.values()
+        ]
 
     def _write(self, table: pa.Table, positions: list[Position]) -> int:
         if table.num_rows:
             self.ledger.post_table(table, positions)
+            if self._awaited is not None:
+                self._awaited.take(table)
         return int(table.num_rows)
 
-    def _open(self) -> dict[str, JournalReading]:
+    def _open(self, pool: Executor) -> dict[str, JournalReading]:
         """Every journal from the disk, each at the place to which the ledger is proven to agree with it."""
         self._forget()
         if self.ledger.broken:
             self.ledger.reopen()
         readings = {directory.name: JournalReading.open(directory) for directory in journals(self.journal_dir)}
-        difference = self._difference(readings)
+        difference = self._difference(readings, pool)
         if difference:
             self.ledger.set_aside(difference)
             readings = {directory.name: JournalReading.open(directory) for directory in journals(self.journal_dir)}
         if readings and not self.ledger.positions():
             self.ledger.hold_readers("the ledger is being rebuilt from the journal; try again in a moment")
+            self._load(readings, pool)
         return readings
 
-    def _difference(self, readings: dict[str, JournalReading]) -> str | None:
+    def _load(self, readings: dict[str, JournalReading], pool: Executor) -> None:
+        """Into an empty ledger, at once, what is sealed and intact; the rest is posted as ever."""
+        files: list[Path] = []
+        positions: list[Position] = []
+        for reading in readings.values():
+            seals = reading.intact(pool)
+            if seals:
+                reading.replay(Place(seals[-1].segment + 1, 0), pool)
+                files += [parquet_file(reading.directory, seal.segment) for seal in seals if seal.entries]
+                positions.append(_position(reading))
+        if not files:
+            return
+        try:
+            self.ledger.load(files, positions)
+        except StoreFailed as error:
+            # Without their files journals are as good: slower, from the rows.
+            self._notice(f"{error.message}; the sealed files are read one by one")
+            self.ledger.set_aside("sealed files could not be loaded")
+            readings.update({name: JournalReading.open(reading.directory) for name, reading in readings.items()})
+            return
+        self._loaded = sum(position.entries for position in positions)
+
+    def _difference(self, readings: dict[str, JournalReading], pool: Executor) -> str | None:
         """In what the ledger differs from the journals as far as it says it has posted them; None where in nothing."""
         try:
             self.ledger.scan()
@@ -279,7 +411,7 @@ class Bookkeeper:
                 )
             reading = readings[name]
             try:
-                expected = reading.replay(Place(position.segment, position.offset), _lost_segments(marks, name))
+                expected = reading.replay(Place(position.segment, position.offset), pool, _lost_segments(marks, name))
             except StoreFailed as error:
                 return error.message
             if held != expected:
@@ -298,6 +430,8 @@ class Bookkeeper:
 
     def _forget(self) -> None:
         self._readings = None
+        self._own = None
+        self._awaited = None
         self._done = {}
 
     def _notice(self, text: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from costbearer.dialects.deployments import Deployment
 from costbearer.errors import ConfigInvalid
 
 PREFIX = "COSTBEARER_"
@@ -39,6 +40,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("data", "./costbearer-data", "the data directory: control store, ledger, journal, prices, secrets"),
     Setting("gateway.host", "127.0.0.1", "IP address the gateway listens on"),
     Setting("gateway.port", 4000, "port the gateway listens on", minimum=1, maximum=65535),
+    Setting("gateway.tls_certificate", "", "certificate chain in PEM; with it the gateway speaks HTTPS only"),
+    Setting("gateway.tls_key", "", "private key of that certificate in PEM, without a passphrase"),
     Setting("gateway.workers", 2, "worker processes", minimum=1),
     Setting("gateway.body_bytes_max", 32 * 1024 * 1024, "largest request body", minimum=1024),
     Setting("gateway.body_timeout_s", 30.0, "time for a caller to send its whole body", minimum=0.1),
@@ -72,6 +75,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("journal.segment_bytes", 8 * 1024 * 1024, "a segment is closed at this size", minimum=4096, maximum=2**28),
     Setting("journal.segment_s", 300.0, "a segment is closed at this age", minimum=1),
     Setting("ledger.post_interval_ms", 200, "how often the bookkeeper looks for new frames", minimum=10),
+    Setting("ledger.poll_interval_s", 5.0, "how often results of background work may be asked for", minimum=0.1),
     Setting("control.stale_max_s", 900.0, "how long keys stay valid while the control store cannot be read", minimum=1),
     Setting("keys.expire_days", 90, "a new key's life unless it is issued with another", minimum=1),
 )
@@ -85,7 +89,9 @@ _PROVIDER_KEYS = {
     "cost_header",
     "price_provider",
     "request_id_headers",
+    "deployments",
 }
+_DEPLOYMENT_KEYS = {"model", "tier", "geo"}
 _ROUTE_KEYS = {"model", "upstreams"}
 
 
@@ -96,6 +102,7 @@ class Provider:
     `price_provider` names the provider in the price archive whose rates hold here (the provider's own name if unset).
     `cost_header` names a reply header in which the provider states the cost in USD, `request_id_headers` those in which
     it states its own id of the call, if not where its dialect does. `credential` is empty where a server needs none.
+    `deployments` says of names at this provider (Azure's deployments, Bedrock's ARNs) which model they are.
     """
 
     name: str
@@ -105,6 +112,7 @@ class Provider:
     cost_header: str | None = None
     price_provider: str = ""
     request_id_headers: tuple[str, ...] = ()
+    deployments: Mapping[str, Deployment] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +150,10 @@ class Config:
     def gateway_url(self) -> str:
         """Where this host's callers reach the gateway; one that listens on every address is reached by loopback."""
         host = self.text("gateway.host")
+        scheme = "https" if self.text("gateway.tls_certificate") else "http"
         if host in {"0.0.0.0", "::"}:  # noqa: S104  compared with, not bound to
             host = "127.0.0.1"
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.integer('gateway.port')}"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.integer('gateway.port')}"
 
     @property
     def journal_dir(self) -> Path:
@@ -315,7 +324,26 @@ def _provider(
         cost_header=None if cost_header is None else _header_name(cost_header, "cost_header", place),
         price_provider=str(table.get("price_provider", row.get("price_provider", name))),
         request_id_headers=tuple(_header_name(value, "request_id_headers", place) for value in id_headers),
+        deployments=_deployments(table.get("deployments", {}), place),
     )
+
+
+def _deployments(table: Any, place: str) -> dict[str, Deployment]:
+    """`NAME = "model"`, or `NAME = { model = "...", tier = "provisioned", geo = "datazonestandard" }`."""
+    if not isinstance(table, dict):
+        raise ConfigInvalid(f"{place}: deployments must be a table of names and the models they are")
+    found: dict[str, Deployment] = {}
+    for name, value in table.items():
+        said = {"model": value} if isinstance(value, str) else value
+        if (
+            not isinstance(said, dict)
+            or not said.get("model")
+            or set(said) - _DEPLOYMENT_KEYS
+            or not all(isinstance(part, str) for part in said.values())
+        ):
+            raise ConfigInvalid(f"{place}: deployment {name!r} must be a model, or a table with model, tier and geo")
+        found[name] = Deployment(**said)
+    return found
 
 
 def _credential(

@@ -7,7 +7,7 @@ sums, and, where they are handed in, with the reports and the metrics, all in on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
@@ -15,22 +15,28 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 from prometheus_client.parser import text_string_to_metric_families
 
 from costbearer import money
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.errors import CostbearerError, UsageInvalid
 from costbearer.journal import Damage, FrameAt, Intent, Outcome, journals, live, verify
-from costbearer.ledger import PROVIDER_DIFFERENCE, Charge, Entry, faults
+from costbearer.ledger import PROVIDER_DIFFERENCE, Entry, faults
 from costbearer.prices import Card
 from costbearer.stores.duckdb import Position, Reader
+from costbearer.stores.own_journal import is_own
 from costbearer.stores.reading import REASON_OUTCOME_UNREADABLE
-from costbearer.stores.segments import Rows, Totals, charges_of, entries_of, holds, read_seals
-from costbearer.usage import leaves
+from costbearer.stores.rows import Posted, table_of
+from costbearer.stores.segments import Totals, charges_of, entries_of, holds, load_parquet, read_seals, totals_of
+from costbearer.stores.soundness import faults_of
+from costbearer.usage import REQUEST, leaves
 
 DIMENSIONS: tuple[str, ...] = ("owner", "team", "agent", "workload", "provider", "model", "basis", "day")
 METRIC_LABELS: tuple[str, ...] = ("team", "provider", "model", "basis")
 NONE = "(none)"
+ROWS_AT_ONCE = 100_000
+"""Rows of the books' own journal that are compared in one step."""
 SAMPLES = 3
 """How many examples a finding names; it counts all."""
 EXPECTED_AFTER_A_CRASH = frozenset({"torn_tail"})
@@ -41,6 +47,8 @@ ReportTotals = Callable[[Reader, str], Mapping[str, Decimal]]
 MetricsText = Callable[[Reader], str]
 """The text of /metrics, made from this state of the ledger."""
 CardLookup = Callable[[str], Card | None]
+Contracted = Callable[[Card], Collection[tuple[str, Decimal]]]
+"""Every (meter, unit price) that was ever negotiated on a card."""
 """The rate card with this id; None where no kept price archive has it."""
 
 
@@ -106,6 +114,7 @@ def examine(
     report_totals: ReportTotals | None = None,
     metrics_text: MetricsText | None = None,
     card_lookup: CardLookup | None = None,
+    contracted: Contracted | None = None,
 ) -> list[Finding]:
     """Post what is due, then recompute everything from the raw frames and compare. One finding per check.
 
@@ -121,7 +130,7 @@ def examine(
             reader = stack.enter_context(bookkeeper.ledger.reader(held=False))
             flaws = [flaw for flaw in bookkeeper.damage if flaw.kind not in EXPECTED_AFTER_A_CRASH]
         positions = reader.positions()
-        audit = _Audit(reader, card_lookup)
+        audit = _Audit(reader, card_lookup, contracted)
         for name in positions.keys() - {directory.name for directory in journals(bookkeeper.journal_dir)}:
             audit.damage.add(f"journal {name} is gone")
         for flaw in flaws:
@@ -153,12 +162,14 @@ def _post(bookkeeper: Bookkeeper) -> Finding:
 class _Audit:
     """Walks the raw frames of all journals and adds up on its own."""
 
-    def __init__(self, reader: Reader, card_lookup: CardLookup | None) -> None:
+    def __init__(self, reader: Reader, card_lookup: CardLookup | None, contracted: Contracted | None) -> None:
         self.sums: dict[Key, Sums] = {}
         self.damage = _Complaints()
         self._reader = reader
         self._card_lookup = card_lookup
         self._cards: dict[str, Card | None] = {}
+        self._contracted = contracted
+        self._negotiated: dict[str, Collection[tuple[str, Decimal]]] = {}
         self._faults = _Complaints()
         self._unknown_cards = _Complaints()
         self._seals = _Complaints()
@@ -187,6 +198,9 @@ class _Audit:
 
     def journal(self, directory: Path, position: Position | None) -> None:
         """One journal, up to where it is posted."""
+        if is_own(directory):
+            self._own(directory, position)
+            return
         name = directory.name
         here: list[tuple[int, Entry]] = []
         by_segment: dict[int, list[tuple[int, Entry]]] = {}
@@ -210,19 +224,53 @@ class _Audit:
         self._compare(name, here)
         self._check_seals(directory, {number: _totals(entries) for number, entries in by_segment.items()}, last)
 
+    def _own(self, directory: Path, position: Position | None) -> None:
+        """The books' own journal has no frames, and segments of any size: they are judged as tables."""
+        totals: dict[int, Totals] = {}
+        posted = position.segment if position is not None else 0
+        for seal, _ in read_seals(directory)[0]:
+            if seal.segment >= posted:
+                continue
+            table = load_parquet(directory, seal)
+            if table is None:
+                self.damage.add(f"journal {seal.journal}, segment {seal.segment}: it cannot be read")
+                continue
+            totals[seal.segment] = totals_of(table)
+            for start in range(0, table.num_rows, ROWS_AT_ONCE):
+                self._judge(seal.journal, table.slice(start, ROWS_AT_ONCE))
+        self._check_seals(directory, totals, max(totals, default=0))
+
+    def _judge(self, journal: str, table: pa.Table) -> None:
+        for entry_id, fault in faults_of(table):
+            self._faults.add(f"{entry_id}: {fault}")
+        charges = charges_of(table)
+        if self._card_lookup is not None:
+            priced = charges.filter(pc.not_equal(charges.column("meter"), PROVIDER_DIFFERENCE))
+            kinds = priced.group_by(["meter", "unit_price_usd", "card"]).aggregate([("sequence", "min")])
+            for row in kinds.to_pylist():
+                wrong = self._mispriced(self._card_lookup, row["meter"], row["unit_price_usd"], row["card"])
+                if wrong:
+                    self._unknown_cards.add(f"{journal}.{row['sequence_min']}: {wrong}")
+        for key, part in _sums_of(table).items():
+            self.sums[key] = self.sums.get(key, _NOTHING).plus(part)
+        self._with_ledger(journal, table)
+
     def _compare(self, journal: str, closed: list[tuple[int, Entry]]) -> None:
         """Each entry by itself, and all of them with the ledger's rows between the first and the last."""
         if not closed:
             return
-        rows = Rows()
-        for sequence, entry in sorted(closed, key=lambda pair: pair[0]):
-            rows.add(sequence, entry)
-            self._add(entry)
-        table = rows.table()
-        sequences = [sequence for sequence, _ in closed]
-        held, charges = self._reader.rows(journal, min(sequences), max(sequences))
+        batch = [Posted(*pair) for pair in sorted(closed, key=lambda pair: pair[0])]
+        for posted in batch:
+            self._add(posted.entry)
+        self._with_ledger(journal, table_of(batch))
+
+    def _with_ledger(self, journal: str, table: pa.Table) -> None:
+        """The ledger holds exactly these rows between the first and the last of them, which are in order."""
+        closed = table.column("closed_sequence")
+        first, last = closed[0].as_py(), closed[-1].as_py()
+        held, charges = self._reader.rows(journal, first, last)
         expected = charges_of(table)
-        where = f"journal {journal}, closed by frames {min(sequences)} to {max(sequences)}"
+        where = f"journal {journal}, closed by frames {first} to {last}"
         if not held.equals(entries_of(table)):
             self._rows.add(f"{where}: {_difference(held, entries_of(table))}")
         if not _sorted(charges).equals(_sorted(expected)):
@@ -238,13 +286,14 @@ class _Audit:
         priced = [charge for charge in entry.charges if charge.meter != PROVIDER_DIFFERENCE]
         try:
             used = sum(leaves(entry.usage).values())
-            if priced and sum(charge.quantity for charge in priced) != used:
+            counted = [charge.quantity for charge in priced if charge.meter != REQUEST]
+            if counted and sum(counted) != used:
                 self._faults.add(f"{entry.entry_id}: the charges do not cover the usage, {used} in all")
         except UsageInvalid as error:
             self._faults.add(f"{entry.entry_id}: {error.message}")
         if self._card_lookup is not None:
             for charge in priced:
-                wrong = self._mispriced(self._card_lookup, charge)
+                wrong = self._mispriced(self._card_lookup, charge.meter, charge.unit_price_usd, charge.card)
                 if wrong:
                     self._unknown_cards.add(f"{entry.entry_id}: {wrong}")
         key = _key(entry)
@@ -252,17 +301,20 @@ class _Audit:
         one = Sums(1, entry.cost_usd or money.ZERO, entry.calls, entry.requests, unknown)
         self.sums[key] = self.sums.get(key, _NOTHING).plus(one)
 
-    def _mispriced(self, lookup: CardLookup, charge: Charge) -> str | None:
+    def _mispriced(self, lookup: CardLookup, meter: str, unit_price: Decimal, name: str) -> str | None:
         """What is wrong with the price of a charge: its card is not kept, or does not have it. None if nothing is."""
-        if charge.card not in self._cards:
-            self._cards[charge.card] = lookup(charge.card)
-        card = self._cards[charge.card]
+        if name not in self._cards:
+            self._cards[name] = lookup(name)
+        card = self._cards[name]
         if card is None:
-            return f"{charge.meter} names card {charge.card!r}, which no archive has"
-        price = card.prices.get(charge.meter)
-        known = () if price is None else (price.base, *(step for _, step in price.steps))
-        if charge.unit_price_usd not in known:
-            return f"{charge.meter} at {money.text(charge.unit_price_usd)} is not a price of card {charge.card!r}"
+            return f"{meter} names card {name!r}, which no archive has"
+        price = card.prices.get(meter)
+        if price is not None and unit_price in price.every():
+            return None
+        if name not in self._negotiated:
+            self._negotiated[name] = self._contracted(card) if self._contracted is not None else ()
+        if (meter, unit_price) not in self._negotiated[name]:
+            return f"{meter} at {money.text(unit_price)} is not a price of card {name!r}"
         return None
 
     def _check_seals(self, directory: Path, totals: Mapping[int, Totals], last: int) -> None:
@@ -336,6 +388,32 @@ def _key(entry: Entry) -> Key:
         entry.basis,
         f"{entry.started_at:%Y-%m-%d}",
     )
+
+
+def _sums_of(table: pa.Table) -> dict[Key, Sums]:
+    """The same buckets of a whole table; Arrow adds 128-bit integers, hence exactly."""
+    answered, asked = table.column("response_model"), table.column("request_model")
+    model = pc.if_else(pc.fill_null(pc.not_equal(answered, ""), False), answered, asked)
+    unknown = pc.if_else(pc.is_null(table.column("cost_usd")), table.column("calls"), 0)
+    keys = {
+        **{name: table.column(name) for name in ("owner", "team", "agent", "workload", "provider")},
+        "model": model,
+        "basis": table.column("basis"),
+        "day": pc.strftime(table.column("started_at"), format="%Y-%m-%d"),
+    }
+    values = {name: table.column(name) for name in ("cost_usd", "calls", "requests")} | {"unknown": unknown}
+    grouped = pa.table(keys | values).group_by(list(keys))
+    sums = grouped.aggregate([([], "count_all"), *((name, "sum") for name in values)]).to_pylist()
+    return {
+        tuple(row[name] for name in keys): Sums(
+            row["count_all"],
+            row["cost_usd_sum"] or money.ZERO,
+            row["calls_sum"],
+            row["requests_sum"],
+            row["unknown_sum"],
+        )
+        for row in sums
+    }
 
 
 def _fold(sums: Mapping[Key, Sums], names: tuple[str, ...]) -> dict[Key, Sums]:

@@ -28,6 +28,7 @@
     |-- Unauthorized                unauthorized          401   the administration API without a valid token
     |-- UsageInvalid                usage_invalid         422   counts that contradict their stated containment
     |-- AmountInvalid               amount_invalid        422   text that is not an exact amount of money
+    |-- PricesInvalid               prices_invalid        422   a contract or price archive that cannot be taken
     |-- ConfigInvalid               config_invalid        -     a setting that cannot be used
     |-- DataDirectoryBusy           data_directory_busy   -     another process owns this data directory
     |-- JournalFailed               journal_failed        -     the journal cannot be written; the writer must stop
@@ -187,6 +188,13 @@ class UsageInvalid(CostbearerError):
 
 class AmountInvalid(CostbearerError):
     code = "amount_invalid"
+    http_status = 422
+
+
+class PricesInvalid(CostbearerError):
+    """A contract or a price archive that contradicts itself; the message names the line or row."""
+
+    code = "prices_invalid"
     http_status = 422
 
 

@@ -138,7 +138,6 @@ class JournalWriter:
         self._open: set[int] = set()
         self._synced = next_sequence - 1
         self._buffer = bytearray(HEADER_BYTES)
-        self._writing = False
         self._closed = False
         self._retry_reserve = 0.0
         self._retry_rotation = 0.0
@@ -225,7 +224,7 @@ class JournalWriter:
                 refused: too large, not encodable, not in its turn (an intent without the next sequence, an outcome
                 without an open intent), or the disk is full.
         """
-        if self.failed or self._writing:
+        if self.failed:
             self._refuse()
         sequence = self.next_sequence
         entry = frame.entry
@@ -239,23 +238,24 @@ class JournalWriter:
                 self._make_reserve()
         elif entry.sequence not in self._open:
             raise JournalFailed(f"frame {sequence}: there is no open intent {entry.sequence}")
-        buffer = self._buffer
-        encode(frame, sequence, buffer)
-        # Stays set where an exception that is not the system's answer (a signal handler's) leaves the write: what the
-        # file holds is then unknown, and a reader may have seen it.
-        self._writing = True
+        encode(frame, sequence, self._buffer)
         try:
-            problem = self._segment.write(buffer)
+            problem = self._segment.write(self._buffer)
             if problem:
-                self._recover(problem, buffer, spare=not intended)
+                self._recover(problem, spare=not intended)
+            if intended:
+                self._open.add(sequence)
+            else:
+                self._open.remove(entry.sequence)
+            self.next_sequence = sequence + 1
         except OSError as error:
             self._fail("a frame that was not written could not be cut off", error)
-        self._writing = False
-        if intended:
-            self._open.add(sequence)
-        else:
-            self._open.remove(entry.sequence)
-        self.next_sequence = sequence + 1
+        except JournalFailed:
+            raise
+        except BaseException:
+            # Not the system's answer (a signal handler's): what the file holds is unknown, and may have been read.
+            self.failed, self.failure = True, "a write was interrupted"
+            raise
         return sequence
 
     def sync(self) -> None:
@@ -273,6 +273,10 @@ class JournalWriter:
             except OSError as error:
                 self._fail("fdatasync failed", error)
             self._synced = written
+            try:
+                self._segment.hash()
+            except OSError as error:
+                self._fail("what was written cannot be read back", error)
 
     def rotate_if_due(self) -> None:
         """Close a segment that is full or old and open the next one. Without space for it the old one is used on.
@@ -282,7 +286,7 @@ class JournalWriter:
         """
         segment = self._segment
         now = time.monotonic()
-        if self.failed or segment.frames < 2 or now < self._retry_rotation:
+        if self.failed or segment.size == segment.born_size or now < self._retry_rotation:
             return
         if segment.size < self._segment_bytes and now - segment.born < self._segment_s:
             return
@@ -334,23 +338,20 @@ class JournalWriter:
             self._let_go()
 
     def _refuse(self) -> NoReturn:
-        if not self.failed:
-            self.failed, self.failure = True, "a write was interrupted"
         raise JournalFailed(f"journal {self.id} is not written any more: {self.failure}")
 
     def _fail(self, what: str, error: OSError) -> NoReturn:
         self.failed, self.failure = True, f"{what}: {error.strerror}"
         raise JournalFailed(f"journal {self.id} failed: {self.failure}") from error
 
-    def _recover(self, problem: int, buffer: bytearray, *, spare: bool) -> None:
+    def _recover(self, problem: int, *, spare: bool) -> None:
         """A write failed and was cut off. Outcomes try again with space from the reserve."""
         while problem in NO_SPACE and spare and self._reserve.release(RELEASE_BYTES):
-            problem = self._segment.write(buffer)
+            problem = self._segment.write(self._buffer)
             if not problem:
                 return
         if problem not in NO_SPACE:
             self._fail("a write failed", OSError(problem, os.strerror(problem)))
-        self._writing = False
         raise JournalFailed(f"journal {self.id}: {os.strerror(problem)}; the frame was not written")
 
     def _make_reserve(self) -> None:
@@ -382,7 +383,7 @@ class JournalWriter:
             if error.errno in NO_SPACE:
                 return None
             raise
-        problem = fresh.write(self._opening(fresh.number, self.next_sequence, old.sha256.hexdigest()))
+        problem = fresh.write(self._opening(fresh.number, self.next_sequence, old.digest()))
         if problem in NO_SPACE:
             fresh.close()
             return None

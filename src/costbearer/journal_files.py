@@ -27,6 +27,8 @@ _RAW = re.compile(r"([0-9]{8})\.cbj(?:\.zst)?")
 _CUT = re.compile(r"([0-9]{8})(?:\.[0-9]+)?\.cut")
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+HASHED_BYTES = 1024 * 1024
+"""Most that is read back at once to be hashed."""
 
 
 def journals(root: Path) -> list[Path]:
@@ -143,32 +145,40 @@ def live(directory: Path) -> bool:
 
 
 class Segment:
-    """One segment file open for appending; it holds whole frames only. `size` in bytes, `born` in monotonic seconds."""
+    """One segment file open for appending; it holds whole frames only.
+
+    Attributes:
+        size: bytes.
+        born_size: bytes when it was published, with nothing but its opening in it.
+        born: when it was opened, in monotonic seconds.
+    """
 
     def __init__(self, fd: int, number: int, size: int) -> None:
         self.fd = fd
         self.number = number
         self.size = size
-        self.frames = 0
+        self.born_size = size
         self.born = time.monotonic()
-        self.sha256 = hashlib.sha256()
+        self._sha256 = hashlib.sha256()
+        self._hashed = 0
 
     @classmethod
     def create(cls, directory: Path, number: int) -> Segment:
         """A new segment, under a name no reader looks for until `publish`."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         return cls(os.open(fresh_file(directory, number), flags, 0o600), number, 0)
 
     def publish(self, directory: Path) -> None:
         """Durable, and then with its real name. That name says that the segment before will not be written again."""
         os.fsync(self.fd)
+        self.born_size = self.size
         fresh_file(directory, self.number).rename(segment_file(directory, self.number))
         sync_directory(directory)
 
     @classmethod
     def reopen(cls, directory: Path, number: int) -> Segment:
-        """An existing segment, at its end. Its `sha256` covers only what is written from here on."""
-        fd = os.open(segment_file(directory, number), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        """An existing segment, at its end."""
+        fd = os.open(segment_file(directory, number), os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         return cls(fd, number, os.fstat(fd).st_size)
 
     def write(self, frame: bytearray) -> int:
@@ -177,20 +187,43 @@ class Segment:
         Raises:
             OSError: part of the frame may be in the file and could not be cut off.
         """
-        size = len(frame)
         try:
             written = os.write(self.fd, frame)
         except OSError as error:
             os.ftruncate(self.fd, self.size)
             return error.errno or errno.EIO
-        if written != size:
+        if written != len(frame):
             # A regular file takes less than it is given only where the space ends.
             os.ftruncate(self.fd, self.size)
             return errno.ENOSPC
-        self.size += size
-        self.frames += 1
-        self.sha256.update(frame)
+        self.size += written
         return 0
+
+    def hash(self) -> None:
+        """Take what was written since the last time into the segment's hash, read back from the file.
+
+        Another thread may write meanwhile: the bytes before `size` are whole frames and never change again. Done in
+        long stretches and beside the writer's thread, it costs the calls nothing.
+
+        Raises:
+            OSError: the file cannot be read, or is shorter than what was written.
+        """
+        size = self.size
+        while self._hashed < size:
+            part = os.pread(self.fd, min(size - self._hashed, HASHED_BYTES), self._hashed)
+            if not part:
+                raise OSError(errno.EIO, "what was written is not in the file any more")
+            self._sha256.update(part)
+            self._hashed += len(part)
+
+    def digest(self) -> str:
+        """SHA-256 of the whole segment, as the next one's opening states it.
+
+        Raises:
+            OSError: as `hash`.
+        """
+        self.hash()
+        return self._sha256.hexdigest()
 
     def cut(self, size: int) -> None:
         """Cut the file to `size` bytes, durably."""

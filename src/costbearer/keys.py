@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NoReturn
 
 import msgspec
 
@@ -34,7 +34,9 @@ SCANNER_PATTERN = rf"\b{PREFIX}_[0-9A-Za-z]{{{LOOKUP_CHARS}}}_[0-9A-Za-z]{{{SECR
 _SHAPE = re.compile(rf"{PREFIX}_([0-9A-Za-z]{{{LOOKUP_CHARS}}})_[0-9A-Za-z]{{{SECRET_CHARS + CHECK_CHARS}}}")
 _REFERENCE = re.compile(rf"(?:key|{PREFIX})_[0-9A-Za-z]{{{LOOKUP_CHARS}}}(?![0-9A-Za-z])")
 _VALUE_OF = {character: value for value, character in enumerate(ALPHABET)}
-_NO_PEPPER = bytes(32)
+_NO_MAC = hmac.new(bytes(32), digestmod="sha256")
+_LOOKUP_ID = slice(len(PREFIX) + 1, len(PREFIX) + 1 + LOOKUP_CHARS)
+_BEFORE_ANY_TIME = datetime.min.replace(tzinfo=UTC)
 # The structs below are left out of garbage collection (`gc=False`): they cannot form cycles, and a worker that holds
 # ten thousand keys would otherwise walk them all in every full collection.
 
@@ -158,13 +160,18 @@ def digest(pepper: bytes, text: str) -> bytes:
 
 
 class _Held(msgspec.Struct, frozen=True, gc=False):
-    """One secret as the ring needs it. `changes_at` is the earliest future date at which the labels change."""
+    """One secret as the ring needs it. `ends_at` is the end of a secret that a rotation replaced. `mac` is keyed with
+    the secret's pepper and is only ever copied: keying it is half the work of an HMAC.
+
+    Before `plain_until` the record is the answer as it stands: it is the first of the key's end, the secret's end and
+    the next change of labels, and before any time for a revoked key. None where nothing will change by itself.
+    """
 
     record: KeyRecord
     digest: bytes
-    pepper: bytes
+    mac: hmac.HMAC
     ends_at: datetime | None
-    changes_at: datetime | None
+    plain_until: datetime | None
 
 
 class KeyRing:
@@ -176,23 +183,30 @@ class KeyRing:
     __slots__ = ("_held", "keys")
 
     def __init__(self, records: Iterable[KeyRecord], peppers: Mapping[int, bytes], as_of: datetime) -> None:
+        macs = {version: hmac.new(pepper, digestmod="sha256") for version, pepper in peppers.items()}
         held: dict[str, _Held] = {}
         keys = 0
         for record in records:
             keys += 1
             current = record.at(as_of)
-            changes_at = next((dated.since for dated in record.history if dated.since > as_of), None)
+            turns = [dated.since for dated in record.history if dated.since > as_of]
+            if record.expires_at is not None:
+                turns.append(record.expires_at)
+            if record.revoked_at is not None:
+                turns.append(_BEFORE_ANY_TIME)
             for secret in record.secrets:
-                pepper = peppers[secret.pepper_version]
-                held[secret.lookup_id] = _Held(current, secret.digest, pepper, secret.expires_at, changes_at)
+                mac = macs[secret.pepper_version]
+                ends_at = secret.expires_at
+                plain_until = min([*turns, ends_at] if ends_at is not None else turns, default=None)
+                held[secret.lookup_id] = _Held(current, secret.digest, mac, ends_at, plain_until)
         self._held = held
         self.keys = keys
 
     def authenticate(self, text: str, now: datetime) -> KeyRecord:
         """The record of a key that holds now, with the labels that hold now.
 
-        Revocation, expiry and the secret are checked every time; there is no cache. An unknown key costs the same HMAC
-        as a known one and gets the same answer as a wrong secret.
+        Revocation, expiry and the secret are checked every time; there is no cache. Whatever is sent costs one HMAC,
+        and an unknown key gets the same answer as a wrong secret.
 
         Raises:
             KeyMissing: no text.
@@ -200,37 +214,50 @@ class KeyRing:
             KeyRevoked: it was revoked.
             KeyExpired: its time, or its secret's time after a rotation, is over.
         """
-        if not text:
-            raise KeyMissing(
-                "no key: send a Costbearer key where the provider's key goes (Authorization: Bearer, x-api-key); "
-                "`costbearer keys issue` makes one"
-            )
-        parsed = parse_key(text)
-        held = self._held.get(parsed.lookup_id)
-        if held is None:
-            hmac.compare_digest(digest(_NO_PEPPER, text), _NO_PEPPER)
-        if held is None or not hmac.compare_digest(digest(held.pepper, text), held.digest):
-            raise KeyInvalid(
-                "no such key here: it may belong to another installation; "
-                "`costbearer keys list` shows the keys there are, `costbearer keys issue` makes one"
-            )
-        record = held.record
-        if record.revoked_at is not None:
-            raise KeyRevoked(
-                f"key {record.key_id} of {record.labels.owner} was revoked on {spoken(record.revoked_at)}; "
-                "ask its owner or an administrator for another: `costbearer keys issue`"
-            )
-        if record.expires_at is not None and record.expires_at <= now:
-            raise KeyExpired(
-                f"key {record.key_id} of {record.labels.owner} expired on {spoken(record.expires_at)}; "
-                f"`costbearer keys rotate {record.key_id} --expires 90d` gives it a new secret and a new life"
-            )
-        if held.ends_at is not None and held.ends_at <= now:
-            raise KeyExpired(
-                f"this secret of key {record.key_id} of {record.labels.owner} was replaced by a rotation and ended on "
-                f"{spoken(held.ends_at)}; use the newer one, or `costbearer keys rotate {record.key_id}` makes another"
-            )
-        return record if held.changes_at is None or now < held.changes_at else record.at(now)
+        held = self._held.get(text[_LOOKUP_ID])
+        mac = (_NO_MAC if held is None else held.mac).copy()
+        mac.update(text.encode("utf-8", "replace"))
+        if held is None or not hmac.compare_digest(mac.digest(), held.digest):
+            # Form and checksum are looked at only here: a text with a key's digest is that key.
+            _refuse(text)
+        if held.plain_until is None or now < held.plain_until:
+            return held.record
+        return _past_turn(held, now)
+
+
+def _refuse(text: str) -> NoReturn:
+    """Say why a text is no key here, by its form before anything else."""
+    if not text:
+        raise KeyMissing(
+            "no key: send a Costbearer key where the provider's key goes (Authorization: Bearer, x-api-key); "
+            "`costbearer keys issue` makes one"
+        )
+    parse_key(text)
+    raise KeyInvalid(
+        "no such key here: it may belong to another installation; "
+        "`costbearer keys list` shows the keys there are, `costbearer keys issue` makes one"
+    )
+
+
+def _past_turn(held: _Held, now: datetime) -> KeyRecord:
+    """The record with the labels that hold now, of a key that is still good although one of its dates has come."""
+    record = held.record
+    if record.revoked_at is not None:
+        raise KeyRevoked(
+            f"key {record.key_id} of {record.labels.owner} was revoked on {spoken(record.revoked_at)}; "
+            "ask its owner or an administrator for another: `costbearer keys issue`"
+        )
+    if record.expires_at is not None and record.expires_at <= now:
+        raise KeyExpired(
+            f"key {record.key_id} of {record.labels.owner} expired on {spoken(record.expires_at)}; "
+            f"`costbearer keys rotate {record.key_id} --expires 90d` gives it a new secret and a new life"
+        )
+    if held.ends_at is not None and held.ends_at <= now:
+        raise KeyExpired(
+            f"this secret of key {record.key_id} of {record.labels.owner} was replaced by a rotation and ended on "
+            f"{spoken(held.ends_at)}; use the newer one, or `costbearer keys rotate {record.key_id}` makes another"
+        )
+    return record.at(now)
 
 
 def spoken(when: datetime) -> str:

@@ -3,6 +3,18 @@
 An entry is a plain value. The worker makes it twice: as the *intent*, written before the call is sent, which says what
 would be true if nothing more were ever learned (basis `unknown`, with a bound); and as the *outcome*, which repeats
 the whole entry with what was learned. Whatever the ledger shows is the outcome, or, where a writer died, the intent.
+
+An entry is never changed. What is learned later is posted as further entries that refer to it (`corrections` makes
+them), in columns that add, so that sums over the old entry and them are what a right entry would have given at once:
+
+- A *difference*, where a cost was known and only money changes: one entry with calls 0, requests 0 and no counts. Its
+  charges take the old quantities back at their old unit prices and put the new ones in at theirs.
+- A *reversal* and a *replacement*, where anything else changes, as where a cost was unknown. The reversal is the old
+  entry with every column that adds negated, its counts and its bound too (an unknown cost stays NULL); all else is the
+  old entry's, so that it nets to nothing in every bucket of every report. The replacement is the right entry, whole.
+
+Both carry the old entry's ids and labels and start when its call did, so that reports show them where it happened; in a
+month that is closed they start when they are posted. From then on corrections refer to the replacement.
 """
 
 from __future__ import annotations
@@ -14,7 +26,7 @@ from typing import Literal
 import msgspec
 
 from costbearer import money
-from costbearer.usage import Usage
+from costbearer.usage import Usage, Work
 
 Kind = Literal["usage", "import", "correction", "restatement", "true_up"]
 Status = Literal["ok", "error", "cancelled", "unknown"]
@@ -36,6 +48,9 @@ DESCRIPTIONS: tuple[str, ...] = (
     "env",
 )
 """Fields a caller may assert beside the key's labels; each is a column of its own."""
+
+AWAITING_RESULT = "awaiting_result"
+"""`reason_unknown` of a call whose result comes later (a background response, a batch job): `Settlement` closes it."""
 
 PROVIDER_DIFFERENCE = "provider_difference"
 """The meter of the charge that makes computed charges add up to the cost the provider itself stated."""
@@ -60,6 +75,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class Charge(msgspec.Struct, frozen=True, gc=False):
     """One priced quantity. `cost_usd` = quantity x unit price, exact; `card` names the rate card it came from.
 
+    What a correction takes back has a negative quantity at the unit price it was charged at.
+
     `list_cost_usd` is the public price; `cost_usd` what is expected to be billed (the contract's price where there is
     one). `model` is the model that did this part of the work, which need not be the one that was asked for.
     """
@@ -73,11 +90,42 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     card: str
 
 
+class Settlement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
+    """The result of an earlier call that was closed as `awaiting_result`, found by provider and response id.
+
+    It comes with the entry of the call that read it, or from a poller. It is applied once, however often it is read.
+    The fields mean what they mean in `Entry`; `ended_at` is when the provider finished the job.
+    """
+
+    provider: str
+    provider_response_id: str
+    status: Status
+    error_code: str | None = None
+    response_model: str | None = None
+    tier: str | None = None
+    usage: Usage = Usage()
+    charges: tuple[Charge, ...] = ()
+    cost_usd: Decimal | None = None
+    list_cost_usd: Decimal | None = None
+    provider_cost_usd: Decimal | None = None
+    computed_cost_usd: Decimal | None = None
+    basis: Basis = "unknown"
+    reason_unknown: str | None = None
+    ended_at: datetime
+    notes: tuple[str, ...] = ()
+    speed: str | None = None
+    variant: str | None = None
+    work: tuple[Work, ...] = ()
+
+
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """One call, posted once. Its identity is (journal, sequence of its intent), for ever.
 
     `calls` and `requests` are signed columns that add: a request counts at its first attempt, a reversal counts -1.
-    Money is None where it is not known, with `reason_unknown` as a machine code and `bound_usd` as the most it can be.
+    `price_provider`, `speed` and `variant` are what else the price depended on, stated where they are not the
+    provider's own name and the ordinary ones; `work` keeps what each model did where that does not follow from the
+    usage and the models: with them a call can be rated again. Money is None where it is not known, with
+    `reason_unknown` as a machine code and `bound_usd` as the most it can be.
     """
 
     journal: str
@@ -141,10 +189,21 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=Fa
     bound_usd: Decimal | None = None
     reason_unknown: str | None = None
     notes: tuple[str, ...] = ()
+    settlement: Settlement | None = None
+    price_provider: str | None = None
+    speed: str | None = None
+    variant: str | None = None
+    work: tuple[Work, ...] = ()
 
     @property
     def entry_id(self) -> str:
         return f"{self.journal}.{self.sequence}"
+
+
+CORRECTING: frozenset[Kind] = frozenset({"correction", "restatement"})
+"""Kinds of entries that change what another one says."""
+
+_NO_USAGE = Usage()
 
 
 def faults(entry: Entry) -> list[str]:
@@ -155,6 +214,25 @@ def faults(entry: Entry) -> list[str]:
     found: list[str] = []
     if entry.kind == "usage":
         found += [f"{label} is missing" for label in LABELS if not getattr(entry, label)]
+    if entry.kind in CORRECTING:
+        if not entry.refers_to:
+            found.append(f"a {entry.kind} refers to no entry")
+        if not entry.calls and (entry.usage != _NO_USAGE or entry.cost_usd is None):
+            found.append("a difference carries counts, or no cost")
+    elif entry.calls < 0 or entry.requests < 0:
+        found.append(f"an entry of kind {entry.kind} takes calls back")
+    found += _money_faults(entry)
+    if entry.ended_at is not None and entry.ended_at < entry.started_at:
+        found.append("ended before it started")
+    if entry.settlement is not None:
+        found += [f"its settlement: {fault}" for fault in _money_faults(entry.settlement)]
+        if entry.settlement.reason_unknown == AWAITING_RESULT:
+            found.append("its settlement: it awaits a result itself")
+    return found
+
+
+def _money_faults(entry: Entry | Settlement) -> list[str]:
+    found: list[str] = []
     if entry.basis == "unknown":
         if entry.cost_usd is not None:
             found.append("an unknown cost carries an amount")
@@ -176,6 +254,4 @@ def faults(entry: Entry) -> list[str]:
         for charge in entry.charges
         if money.times(charge.quantity, charge.unit_price_usd) != charge.cost_usd
     ]
-    if entry.ended_at is not None and entry.ended_at < entry.started_at:
-        found.append("ended before it started")
     return found

@@ -115,6 +115,18 @@ def text(amount: Decimal) -> str:
     return f"{amount.quantize(QUANTUM, context=_ROUNDING):f}"
 
 
+def plain(amount: Decimal) -> str:
+    """The amount in the digits that say something: `0.0125`, `3`; for files that people write and read."""
+    digits = text(amount)
+    return digits.rstrip("0").rstrip(".")
+
+
+def display_price(amount: Decimal) -> str:
+    """A price for people: every digit of it, at least two after the point, because a rounded price is another price."""
+    whole, _, part = plain(amount).partition(".")
+    return f"${whole}.{part.ljust(len('00'), '0')}"
+
+
 def display(amount: Decimal | None) -> str:
     """The amount for people: `$1,234.50`; below a dollar as many digits as it takes; unknown is never $0.00."""
     if amount is None:

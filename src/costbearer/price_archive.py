@@ -8,14 +8,18 @@ source's name and unit (`input_image_tokens` per token, `audio_hours` per hour) 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from typing import Any
 
 import msgspec
 
-FORMAT = 1
-"""The archive format this version reads and writes."""
+FORMAT = 2
+"""The archive format this version writes."""
+
+FORMATS = frozenset({1, FORMAT})
+"""The formats it reads. Format 1 had no factors of a provider, and kept units that have a meter now under their
+source's names; a card from it keeps the id it has always had."""
 
 Clause = Mapping[str, Any]
 """How a name is recognised: `equals`, `starts_with`, `ends_with`, `contains` or `regex` with a text, `or` or `and` with
@@ -26,7 +30,8 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     """Prices by unit, with the days `[since, until)`, the daily UTC hours and the context they hold in.
 
     A price is its text, or `[text, [threshold, text], ...]` where it steps up with the size of the input. `source`
-    names the overlay's rule it comes from; None is genai-prices.
+    names the overlay's rule it comes from; None is genai-prices, to which the rules in `added` added units. `when`
+    names tier, speed and geo, and as `variant` one word of what else the price depends on (`prices.Context`).
     """
 
     prices: dict[str, str | list[Any]]
@@ -35,6 +40,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     until: date | None = None
     hours: tuple[time, time] | None = None
     source: str | None = None
+    added: tuple[str, ...] = ()
 
     def active(self, day: date, clock: time) -> bool:
         if (self.since is not None and day < self.since) or (self.until is not None and day >= self.until):
@@ -73,6 +79,25 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
         return [row for row in self.variants if row.when == special and row.active(day, clock)]
 
 
+class Factor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Token prices in the context `when` are a multiple of those in the context `over`, unless a model has rows for it.
+
+    It holds for the models whose id `match` recognises (None: all, those whose price is borrowed too), on the days
+    `[since, until)`. What is not priced per token keeps its price.
+    """
+
+    when: dict[str, str]
+    factor: str
+    source: str
+    over: dict[str, str] = {}
+    match: dict[str, Any] | None = None
+    since: date | None = None
+    until: date | None = None
+
+    def active(self, day: date) -> bool:
+        return (self.since is None or day >= self.since) and (self.until is None or day < self.until)
+
+
 class Provider(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """`match` recognises the names of models this provider makes; `fallback` are providers whose prices it borrows."""
 
@@ -81,10 +106,11 @@ class Provider(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     api_pattern: str
     match: dict[str, Any] | None = None
     fallback: tuple[str, ...] = ()
+    factors: tuple[Factor, ...] = ()
 
 
 class Alias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A name that meant another model before the day `until`."""
+    """A name that meant another model before the day `until`; of several rows of one name the earliest day wins."""
 
     provider: str
     name: str
@@ -100,6 +126,101 @@ class Archive(msgspec.Struct, frozen=True):
     providers: tuple[Provider, ...]
     aliases: tuple[Alias, ...]
     models: tuple[Model, ...]
+    sources: dict[str, str] = {}
+    as_of: date | None = None
+
+
+def faults(archive: Archive) -> Iterator[str]:
+    """What is wrong with an archive, each with the row it is in: prices that are no amounts or negative, rows that
+    overlap, days that no row covers, thresholds out of order, models and names that are there twice.
+
+    A file that has any is refused whole: half a price list is a wrong price list.
+    """
+    known = {provider.id for provider in archive.providers}
+    seen: set[tuple[str, str]] = set()
+    for model in archive.models:
+        name = f"{model.provider}/{model.id}"
+        if model.provider not in known:
+            yield f"{name}: no such provider"
+        if (model.provider, model.id) in seen:
+            yield f"{name}: there twice"
+        seen.add((model.provider, model.id))
+        if not model.prices or model.prices[0].since or model.prices[0].until or model.prices[0].hours:
+            yield f"{name}, prices row 1: a gap; the first row must hold without condition"
+        for kind, rows in (("prices", model.prices), ("variants", model.variants)):
+            for number, row in enumerate(rows, 1):
+                yield from (f"{name}, {kind} row {number}: {fault}" for fault in _row_faults(row))
+        yield from (f"{name}, {fault}" for fault in (*_span_faults("prices", model.prices), *_variant_faults(model)))
+    for alias in archive.aliases:
+        if (alias.provider, alias.model) not in seen:
+            yield f"alias {alias.provider}/{alias.name}: no model {alias.model}"
+    dated = [(alias.provider, alias.name, alias.until) for alias in archive.aliases]
+    yield from (
+        f"alias {provider}/{name} until {until}: there twice"
+        for provider, name, until in sorted({row for row in dated if dated.count(row) > 1})
+    )
+    for provider in archive.providers:
+        for number, factor in enumerate(provider.factors, 1):
+            if fault := _amount_fault(factor.factor):
+                yield f"{provider.id}, factor {number}: {fault}"
+            if not factor.over.items() < factor.when.items():
+                yield f"{provider.id}, factor {number}: a context is a multiple of a part of itself, or of standard"
+
+
+def _row_faults(row: Row) -> Iterator[str]:
+    if row.since is not None and row.until is not None and row.since >= row.until:
+        yield f"it ends on {row.until}, not after it begins on {row.since}"
+    for unit, price in row.prices.items():
+        steps = [price] if isinstance(price, str) else price[:1] + [step[1] for step in price[1:]]
+        yield from (f"{unit}: {fault}" for text in steps if (fault := _amount_fault(text)))
+        thresholds = [] if isinstance(price, str) else [step[0] for step in price[1:]]
+        if any(not isinstance(each, int) or each < 0 for each in thresholds) or thresholds != sorted(set(thresholds)):
+            yield f"{unit}: the thresholds {thresholds} do not rise"
+
+
+def _amount_fault(text: object) -> str | None:
+    """Why this is not a price: not decimal text, negative, or finer than what money is kept in."""
+    if not isinstance(text, str) or _DECIMAL.fullmatch(text) is None:
+        return f"{str(text)[:40]!r} is not a decimal number of 0 or more with at most 12 places"
+    return None
+
+
+_DECIMAL = re.compile(r"\d{1,20}(\.\d{1,12})?", re.ASCII)
+
+
+def _span_faults(kind: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Rows of standard prices replace each other by beginning later; two that begin together say two things."""
+    begun: dict[tuple[date | None, tuple[time, time] | None], int] = {}
+    for number, row in enumerate(rows, 1):
+        other = begun.setdefault((row.since, row.hours), number)
+        if other != number:
+            yield f"{kind} rows {other} and {number} overlap: both begin on {row.since or 'the first day'}"
+        if (
+            number > 1
+            and row.since is not None
+            and any(before.since is not None and before.since > row.since for before in rows[: number - 1])
+        ):
+            yield f"{kind} row {number} begins on {row.since}, before the row above it"
+
+
+def _variant_faults(model: Model) -> Iterator[str]:
+    """Of the rows of one context in force the first wins, so the one that begins later must stand above the other."""
+    by_context: dict[tuple[str, tuple[time, time] | None], list[tuple[int, Row]]] = {}
+    for number, row in enumerate(model.variants, 1):
+        by_context.setdefault((str(sorted(row.when.items())), row.hours), []).append((number, row))
+    for rows in by_context.values():
+        for place, (number, row) in enumerate(rows):
+            for above_number, above in rows[:place]:
+                shared = row.prices.keys() & above.prices.keys()
+                if shared and _overlap(above, row) and (above.since or date.min) <= (row.since or date.min):
+                    yield f"variants rows {above_number} and {number} overlap: both price {', '.join(sorted(shared))}"
+                    break
+
+
+def _overlap(one: Row, other: Row) -> bool:
+    return (one.until is None or other.since is None or other.since < one.until) and (
+        other.until is None or one.since is None or one.since < other.until
+    )
 
 
 def matcher(clause: Clause) -> Callable[[str], bool]:

@@ -6,23 +6,25 @@ like a cost and is not one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from costbearer import money
 from costbearer.errors import UsageInvalid
 from costbearer.ledger import PROVIDER_DIFFERENCE, Charge
-from costbearer.prices import Card, Context, PriceBook, Unrated
-from costbearer.usage import COUNT_MAX, METER, OVERHEAD_TOKENS_PER_REQUEST, Usage, Work, leaves
+from costbearer.prices import Context, PriceBook, Unrated
+from costbearer.rate_card import UNSETTLED_REQUEST, Card, Price, dearest_of, priced_as
+from costbearer.usage import COUNT_MAX, METERS, OVERHEAD_TOKENS_PER_REQUEST, REQUEST, Usage, Work, leaves
+
+if TYPE_CHECKING:
+    from costbearer.contract import Contract
 
 PROVIDER_CARD = "provider"
 """The card of a charge that rests on the provider's own word and not on a rate card."""
-
-REQUEST_FEE = "requests"
-"""An archive unit that every call of the model uses: a fee for which there is no meter makes the call unrated."""
 
 _NOTHING = Usage()
 
@@ -40,21 +42,37 @@ class Rating(msgspec.Struct, frozen=True, gc=False):
     notes: tuple[str, ...] = ()
 
 
-def rate(provider: str, work: Sequence[Work], context: Context, when: datetime, book: PriceBook) -> Rating:
+def rate(
+    provider: str,
+    work: Sequence[Work],
+    context: Context,
+    when: datetime,
+    book: PriceBook,
+    contract: Contract | None = None,
+) -> Rating:
     """Rate everything the models did in a call that began at `when`.
 
     Long-context prices follow each part's `largest_input_tokens`. A quantity whose meter the card does not price is
-    charged as the meter it falls to (`usage.METERS` says which and why), merged into that meter's line.
+    charged as the meter it falls to (`usage.METERS` says which and why), merged into that meter's line. A fee per
+    request is charged once, to the first part whose card has one.
+
+    With a contract a charge's cost is at the contracted price and its list cost at the public one. What only the
+    contract prices, a model as a whole or one of its meters, has the contracted cost as list cost too: nobody has
+    stated a public price.
     """
     charges: list[Charge] = []
     faults: list[tuple[str, str]] = []
     for part in work:
         card = book.at(provider, part.model, context, when)
         if isinstance(card, Unrated):
-            faults.append((card.reason, card.detail))
-            continue
+            own = contract.card(provider, part.model, context, when) if contract is not None else None
+            if own is None:
+                faults.append((card.reason, card.detail))
+                continue
+            card = own
+        contracted = contract.at(card, when) if contract is not None else None
         try:
-            fault = _charge(part, card, charges)
+            fault = _charge(part, card, contracted, charges)
         except UsageInvalid as invalid:
             faults.append((f"usage_invalid:{invalid.subject}", f"{part.model}: {invalid.message}"))
             continue
@@ -68,29 +86,53 @@ def rate(provider: str, work: Sequence[Work], context: Context, when: datetime, 
     return Rating(tuple(charges), money.total([charge.cost_usd for charge in charges]))
 
 
-def _charge(part: Work, card: Card, charges: list[Charge]) -> str | None:
+def _charge(part: Work, card: Card, contracted: Mapping[str, Price] | None, charges: list[Charge]) -> str | None:
     """Append one charge per meter that is actually priced; gives the reason where something is not."""
     if part.usage == _NOTHING:
         return "usage_missing"
-    quantities = leaves(part.usage)
-    if REQUEST_FEE in card.unmetered:
-        return f"meter_unpriced:{REQUEST_FEE}"
+    lines = leaves(part.usage)
     prices = card.prices
+    known = prices if contracted is None else {**prices, **contracted}
+    for meter in lines:
+        if meter not in known:
+            lines = _merged(lines, card.falls if contracted is None else _falls(lines, known))
+            break
+    if REQUEST in known:
+        if not any(charge.meter == REQUEST for charge in charges):
+            lines[REQUEST] = 1
+    elif UNSETTLED_REQUEST in card.unmetered:
+        return f"meter_unpriced:{REQUEST}"
+    largest, model, name = part.largest_input_tokens, part.model, card.id
+    for meter, quantity in lines.items():
+        price = known.get(meter)
+        if price is None:
+            return f"meter_unpriced:{meter}"
+        unit_price = price.at(largest) if price.steps else price.base
+        cost = listed = money.times(quantity, unit_price)
+        if contracted is not None and meter in contracted:
+            public = prices.get(meter) or public_price(meter, prices)
+            listed = cost if public is None else money.times(quantity, public.at(largest))
+        charges.append(Charge(meter, quantity, unit_price, listed, cost, model, name))
+    return None
+
+
+def _merged(quantities: Mapping[str, int], falls: Mapping[str, str]) -> dict[str, int]:
+    """The quantities by the meter whose price holds for them; those without a price keep their own."""
     lines: dict[str, int] = {}
     for meter, quantity in quantities.items():
-        priced: str | None = meter
-        while priced is not None and priced not in prices:
-            priced = METER[priced].falls_to
-        if priced is None:
-            return f"meter_unpriced:{meter}"
+        priced = falls.get(meter, meter)
         lines[priced] = lines.get(priced, 0) + quantity
-    largest = part.largest_input_tokens
-    for meter, quantity in lines.items():
-        price = prices[meter]
-        unit_price = price.at(largest) if price.steps else price.base
-        cost = money.times(quantity, unit_price)
-        charges.append(Charge(meter, quantity, unit_price, cost, cost, part.model, card.id))
-    return None
+    return lines
+
+
+def _falls(meters: Iterable[str], known: Mapping[str, Price]) -> dict[str, str]:
+    return {meter: priced_as(meter, known) or meter for meter in meters}
+
+
+def public_price(meter: str, prices: Mapping[str, Price]) -> Price | None:
+    """The public price of a meter, its own or that of the meter it falls to."""
+    priced = priced_as(meter, prices)
+    return None if priced is None else prices[priced]
 
 
 def with_provider_cost(rating: Rating, stated: Decimal, model: str = "") -> Rating:
@@ -115,21 +157,44 @@ def with_provider_cost(rating: Rating, stated: Decimal, model: str = "") -> Rati
     return Rating(charges, cost, None, rating.notes)
 
 
-def bound(card: Card, *, input_tokens_max: int, output_tokens_max: int, choices: int = 1) -> Decimal:
-    """The most a call can cost on this card: every token at the dearest price it could have.
+_SIZED = frozenset(meter.name for meter in METERS if not meter.side and not meter.optional) - {REQUEST}
+"""Meters of what a model of that kind is asked to work on, other than tokens: characters, seconds, pages, images."""
+
+
+def bound(
+    card: Card,
+    *,
+    input_tokens_max: int,
+    output_tokens_max: int,
+    choices: int = 1,
+    quantities_max: Mapping[str, int] | None = None,
+) -> Decimal | None:
+    """The most a call can cost on this card: every token at the dearest price it could have, and its request's fee.
 
     Every input token costs the dearest of the input-side prices (input, cache writes, audio, image...) at the dearest
-    step that so much input can reach; every output token of every choice likewise. Fees per request and per web search
-    are not in it: how many there will be is not known beforehand. `PriceBook.dearest` gives the card for a call whose
-    tier only the reply will tell.
+    step that so much input can reach; every output token of every choice likewise. `quantities_max` gives the most of
+    other meters, by meter. None where the card prices something that is no token (characters, seconds, pages, images,
+    search units, citations), every call of such a model uses it, and its most is not given. Fees of tools (searches,
+    sessions) are in it only where they are given: how many there will be is not known beforehand. `PriceBook.dearest`
+    gives the card for a call whose tier only the reply will tell.
     """
+    given = quantities_max or {}
+    if any(meter in card.prices and meter not in given for meter in _SIZED):
+        return None
     # Usage with a larger count is refused as damage, so that a caller's absurd limit need not make an absurd bound.
     input_tokens = min(input_tokens_max, COUNT_MAX)
     output_tokens = min(output_tokens_max * choices, COUNT_MAX)
+    others = (
+        money.times(min(quantity, COUNT_MAX), dearest_of([card.prices[meter]]).at(input_tokens_max))
+        for meter, quantity in given.items()
+        if meter in card.prices
+    )
     return money.total(
         (
             money.times(input_tokens, card.dearest_input.at(input_tokens_max)),
             money.times(output_tokens, card.dearest_output.at(input_tokens_max)),
+            card.request_fee.at(input_tokens_max),
+            *others,
         )
     )
 

@@ -11,7 +11,19 @@ from pathlib import Path
 import msgspec
 
 from costbearer.errors import JournalFailed
-from costbearer.frames import HEADER_BYTES, Damage, FrameAt, Intent, Opening, Outcome, encode, read_frames
+from costbearer.frames import (
+    HEADER_BYTES,
+    Damage,
+    FrameAt,
+    Intent,
+    IntentHead,
+    Opening,
+    Outcome,
+    OutcomeHead,
+    encode,
+    heads,
+    read_frames,
+)
 from costbearer.journal_files import (
     RESERVE,
     Segment,
@@ -152,6 +164,7 @@ def take_over(directory: Path, *, now: datetime | None = None) -> JournalTakeove
 class _Survey:
     """What the unsealed segments hold: the open intents by sequence, the damage, and how the last segment ends.
 
+    Of frames only which call they are about is read, the entry of an intent once it is known to have stayed open.
     `torn_from` is the byte from which the last segment is torn; 0 also where it has no byte at all. Sealed segments are
     not read: every intent in them is closed, or they would not be sealed.
     """
@@ -166,21 +179,32 @@ class _Survey:
         for number in segments(directory):
             raw = raw_bytes(directory, number)
             self.last, self.torn_from = number, None if raw else 0
-            for item in read_frames(raw, 0, self.last_sequence + 1 if self.last_sequence else None):
+            found: dict[int, FrameAt] = {}
+            for item in read_frames(raw, 0, self.last_sequence + 1 if self.last_sequence else None, decode=heads):
                 self.last_sequence = max(self.last_sequence, item.sequence or 0)
                 if isinstance(item, FrameAt):
-                    self._take(item)
+                    self._take(item, found)
                 else:
                     self.damage.append((number, item))
                     self.torn_from = item.offset if item.kind == "torn_tail" else None
+            for item in found.values():
+                self._read_intent(number, raw[item.offset : item.end])
 
-    def _take(self, item: FrameAt) -> None:
+    def _take(self, item: FrameAt, found: dict[int, FrameAt]) -> None:
         frame = item.frame
-        if isinstance(frame, Outcome):
-            if self.open.pop(frame.entry.sequence, None) is None:
-                self._closed_before_read.add(frame.entry.sequence)
-        elif isinstance(frame, Intent) and item.sequence not in self._closed_before_read:
-            self.open[item.sequence] = frame
+        if isinstance(frame, OutcomeHead):
+            sequence = frame.entry.sequence
+            if self.open.pop(sequence, None) is None and found.pop(sequence, None) is None:
+                self._closed_before_read.add(sequence)
+        elif isinstance(frame, IntentHead) and item.sequence not in self._closed_before_read:
+            found[item.sequence] = item
+
+    def _read_intent(self, number: int, data: bytes) -> None:
+        for item in read_frames(data):
+            if isinstance(item, Damage):
+                self.damage.append((number, item))
+            elif isinstance(item.frame, Intent):
+                self.open[item.sequence] = item.frame
 
 
 def _cut(directory: Path, number: int, start: int) -> int:

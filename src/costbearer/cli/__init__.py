@@ -34,6 +34,8 @@ COMMANDS: dict[str, Place] = {
     "gateway": Place("costbearer.cli.server", "gateway", "Run the gateway alone."),
     "console": Place("costbearer.cli.server", "console", "Run ledger, bookkeeper and API alone."),
     "keys": Place("costbearer.cli.keys", "keys", "Issue, list, show, rotate, revoke and relabel virtual keys."),
+    "prices": Place("costbearer.cli.prices", "prices", "List, show, compare and change prices."),
+    "restate": Place("costbearer.cli.restate", "restate", "Rate past calls again with the prices of today."),
     "report": Place("costbearer.cli.report", "report", "Report what was spent, by whom and on what."),
     "doctor": Place("costbearer.cli.doctor", "doctor", "Prove that journal, ledger, report and metrics agree."),
     "simulate": Place("costbearer.cli.server", "simulate", "Run simulated providers on loopback."),

@@ -31,6 +31,7 @@ from costbearer.errors import (
     DataDirectoryBusy,
     FieldInvalid,
     NotFound,
+    PricesInvalid,
     QueryInvalid,
     RemoteFailed,
     Unauthorized,
@@ -101,6 +102,10 @@ class Local:
 
             self._control = Control.open(self.config.control_file)
         return self._control
+
+    def operator(self) -> str:
+        """Who does what this command does."""
+        return _operator().who
 
     def issue_key(self, fields: Mapping[str, object]) -> Document:
         from costbearer import forms
@@ -188,6 +193,16 @@ class Remote:
 
     def relabel_key(self, key: str, fields: Mapping[str, object]) -> Document:
         return self._document("POST", f"{_key_path(key)}/relabel", body=fields)
+
+    def document(
+        self, method: str, path: str, *, params: Pairs = (), body: Mapping[str, object] | None = None
+    ) -> Document:
+        """The JSON object that a path answers.
+
+        Raises:
+            RemoteFailed: no answer, none in JSON, or a refusal that has no class of its own here.
+        """
+        return self._document(method, path, params=params, body=body)
 
     def text(self, path: str, params: Pairs = ()) -> str:
         """The body of a GET as it came: a report in JSON or CSV.
@@ -342,7 +357,7 @@ def _as_raised(answer: httpx2.Response, url: str) -> Exception:
         return RemoteFailed(f"{url} answered {answer.status_code}; is it a Costbearer console?")
     if fields:
         return QueryInvalid(fields) if code == QueryInvalid.code else FieldInvalid(fields)
-    known = {kind.code: kind for kind in (NotFound, Conflict, Unauthorized)}
+    known = {kind.code: kind for kind in (NotFound, Conflict, PricesInvalid, Unauthorized)}
     if code in known:
         return known[code](message)
     return RemoteFailed(f"{url} refused: {message} ({code})")

@@ -62,6 +62,21 @@ def spend(client: Local | Remote, as_json: bool, as_csv: bool, **given: str | tu
     _show(_ask(client, "spend", pairs), as_json=as_json, as_csv=as_csv)
 
 
+@report.command()
+@with_client
+@click.option("--where", metavar="DIM=VALUE", multiple=True, help="Only calls like this.")
+@click.option("--since", metavar="T", help=PARAMETERS["since"][0].upper() + PARAMETERS["since"][1:] + ".")
+@click.option("--until", metavar="T", help=PARAMETERS["until"][0].upper() + PARAMETERS["until"][1:] + ".")
+@json_option
+@csv_option
+def unknown(client: Local | Remote, where: tuple[str, ...], as_json: bool, as_csv: bool, **given: str | None) -> None:
+    """Calls whose cost is not known: why, how much it can be, and what would make it known."""
+    one_of(as_json, as_csv)
+    pairs: Pairs = [("where", text) for text in where]
+    pairs += [(name, text) for name, text in given.items() if text is not None]
+    _show(_ask(client, "unknown", pairs), as_json=as_json, as_csv=as_csv)
+
+
 def _show(table: Table, *, as_json: bool, as_csv: bool) -> None:
     if as_json:
         print_json(table.document())

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.console.metrics import metrics_text
+from costbearer.contract import Contract
 from costbearer.doctor import Finding, examine
 from costbearer.prices import PriceBook
 from costbearer.reports.query import SpendQuery
@@ -47,11 +48,16 @@ def full_examination(bookkeeper: Bookkeeper, prices_dir: Path) -> list[Finding]:
         StoreFailed: the ledger or a price archive cannot be read at all.
     """
     books = [PriceBook.loads(archive.load(prices_dir, digest)) for digest in archive.all_hashes(prices_dir)]
+    contracts = [
+        Contract.loads(archive.load_contract(prices_dir, digest)) for digest in archive.all_contracts(prices_dir)
+    ]
+    found_by = [*(book.card for book in books), *(contract.find_card for contract in contracts)]
     return examine(
         bookkeeper,
         report_totals=report_totals,
         metrics_text=lambda reader: metrics_text(reader, bookkeeper.progress(), datetime.now(UTC)),
-        card_lookup=lambda card: next((found for book in books if (found := book.card(card)) is not None), None),
+        card_lookup=lambda card: next((found for find in found_by if (found := find(card)) is not None), None),
+        contracted=lambda card: {price for contract in contracts for price in contract.ever(card)},
     )
 
 

@@ -9,22 +9,21 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from costbearer.dialects import reply
+from costbearer.dialects import anthropic_batches, reply
 from costbearer.dialects.anthropic_messages import AnthropicMessages
-from costbearer.dialects.base import Operation, Signing
+from costbearer.dialects.base import Family, Operation, Signing
 from costbearer.errors import CallRefused
 
 
-class Anthropic:
+class Anthropic(Family):
     """The dialect `anthropic`."""
-
-    signs = False
 
     def __init__(self) -> None:
         self.name = "anthropic"
         self.operations: Mapping[str, Operation] = {
             "chat": AnthropicMessages(),
             "count_tokens": AnthropicMessages("count_tokens", "/v1/messages/count_tokens"),
+            **anthropic_batches.operations(),
         }
         self.forwarded_headers = FORWARDED_HEADERS
         self.relayed_headers = RELAYED_HEADERS

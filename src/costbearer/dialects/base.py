@@ -19,6 +19,7 @@ from costbearer.errors import CallRefused
 from costbearer.usage import Work
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+NO_QUANTITIES: Mapping[str, int] = MappingProxyType({})
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 
@@ -47,7 +48,8 @@ class CallRequest(msgspec.Struct, frozen=True, kw_only=True):
     own for what the body asks (a system prompt for tools). `tier`, `speed`, `geo` and `variant` are what the caller
     asked for, of which the worst price of the call is computed. `has_stream_options` says that the body has a member
     `stream_options`, so that asking for usage means to edit it. `free` requests cost nothing by the provider's rules,
-    whatever they are answered. `background` says that the work may go on after the reply.
+    whatever they are answered. `quantities_max` bounds, by meter, what is priced and is no token, where the request
+    says it (characters to be spoken, images to be made). `background` says that the work may go on after the reply.
     """
 
     operation: str
@@ -70,28 +72,34 @@ class CallRequest(msgspec.Struct, frozen=True, kw_only=True):
     overhead_tokens: int = 0
     free: bool = False
     background: bool = False
+    quantities_max: Mapping[str, int] = NO_QUANTITIES
 
 
 class Outgoing(NamedTuple):
     """What is sent to the provider. `path` goes below the base URL, escaped, with its query; `headers` are those that
-    belong to this request alone."""
+    belong to this request alone. `overhead_tokens` is the most that this provider adds for what is asked of it, beside
+    what the caller's own dialect knows of."""
 
     path: str
     body: bytes
     method: str = "POST"
     content_type: str | None = JSON
     headers: tuple[tuple[str, str], ...] = ()
+    overhead_tokens: int = 0
 
 
 class Job(NamedTuple):
     """Work that a provider does after its reply, or did before it: a background response, a batch.
 
-    `created_at` is when it was asked for, by the provider's clock; its prices are those of that moment.
+    `created_at` is when it was asked for, by the provider's clock; its prices are those of that moment. `result_id`
+    names the stored object (the output file of a batch) that says what it used, where this reply does not: a reply with
+    that object has a job of that id.
     """
 
     id: str
     state: Literal["pending", "done", "failed"]
     created_at: datetime | None = None
+    result_id: str | None = None
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +212,10 @@ class Dialect(Protocol):
         """The provider's own id of the call, from its reply headers."""
         ...
 
+    def charged_refusal(self, status: int, body: bytes) -> str | None:
+        """Why a reply that is no success may be charged all the same, as a machine code; None where it is not."""
+        ...
+
     def error_body(self, refused: CallRefused, request_id: str) -> bytes:
         """The JSON body of an error, in the shape this dialect's SDKs read, with our machine code in its code field."""
         ...
@@ -211,6 +223,16 @@ class Dialect(Protocol):
     def error_event(self, refused: CallRefused, request_id: str) -> bytes:
         """The same, as an event inside a stream that has begun."""
         ...
+
+
+class Family:
+    """What holds of most dialects: one credential for every request, and refusals that are not billed."""
+
+    signs = False
+
+    def charged_refusal(self, status: int, body: bytes) -> str | None:
+        """None: no reply but a success is billed."""
+        return None
 
 
 class Plain:

@@ -171,6 +171,19 @@ def outgoing(body: bytes, tagged: bool, model: str | None) -> bytes | None:
     return body
 
 
+def revised(body: bytes, tagged: bool, model: str | None) -> bytes:
+    """As `outgoing`, of every body that `Fields` has read."""
+    edited = outgoing(body, tagged, model)
+    if edited is not None:
+        return edited
+    revision = jsonedit.Revision(body)
+    if tagged:
+        drop_tags(revision)
+    if model is not None:
+        revision.replace("model", msgspec.json.encode(model))
+    return revision.text()
+
+
 def drop_tags(revision: jsonedit.Revision) -> None:
     """Take `metadata.tags` out, and `metadata` itself where nothing else is in it."""
     metadata = revision.value("metadata")

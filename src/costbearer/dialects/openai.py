@@ -9,20 +9,34 @@ from collections.abc import Mapping
 
 import msgspec
 
-from costbearer.dialects import reply
-from costbearer.dialects.base import Operation, Signing
+from costbearer.dialects import openai_audio, openai_batches, openai_files, openai_images, openai_responses, reply
+from costbearer.dialects.base import Family, Operation, Signing
+from costbearer.dialects.openai_audio import OpenAISpeech, OpenAITranscriptions
 from costbearer.dialects.openai_chat import OpenAIChat
+from costbearer.dialects.openai_completions import OpenAICompletions
+from costbearer.dialects.openai_embeddings import OpenAIEmbeddings
+from costbearer.dialects.openai_images import OpenAIImages
+from costbearer.dialects.openai_moderations import OpenAIModerations
 from costbearer.errors import CallRefused
 
 
-class OpenAI:
+class OpenAI(Family):
     """The dialect `openai`."""
-
-    signs = False
 
     def __init__(self) -> None:
         self.name = "openai"
-        self.operations: Mapping[str, Operation] = {"chat": OpenAIChat()}
+        self.operations: Mapping[str, Operation] = {
+            "chat": OpenAIChat(),
+            "completions": OpenAICompletions(),
+            "embeddings": OpenAIEmbeddings(),
+            "moderations": OpenAIModerations(),
+            **{name: OpenAIImages(name) for name in openai_images.PATHS},
+            **{name: OpenAITranscriptions(name) for name in openai_audio.PATHS},
+            "audio.speech": OpenAISpeech(),
+            **openai_responses.operations(),
+            **openai_files.operations(),
+            **openai_batches.operations(),
+        }
         self.forwarded_headers = FORWARDED_HEADERS
         self.relayed_headers = RELAYED_HEADERS
 

@@ -76,7 +76,7 @@ def read_plain(stated: PlainUsage, notes: Notes) -> Usage:
         input_tokens=prompt,
         output_tokens=completion
         if total is None or total == prompt + completion
-        else _inclusive_output(prompt, completion, total, reasoning, notes),
+        else inclusive_output(prompt, completion, total, reasoning, notes),
         cache_read_input_tokens=cached,
         cache_creation_input_tokens=of_prompt.cache_write_tokens,
         reasoning_output_tokens=reasoning,
@@ -102,7 +102,7 @@ def read_usage(stated: dict[str, Any], notes: Notes) -> tuple[Usage, bool]:
             cached = counts.take(alias)
     usage = Usage(
         input_tokens=prompt,
-        output_tokens=_inclusive_output(prompt, completion, total, reasoning, notes),
+        output_tokens=inclusive_output(prompt, completion, total, reasoning, notes),
         cache_read_input_tokens=cached,
         cache_creation_input_tokens=of_prompt.take("cache_write_tokens"),
         reasoning_output_tokens=reasoning,
@@ -122,7 +122,7 @@ def read_usage(stated: dict[str, Any], notes: Notes) -> tuple[Usage, bool]:
     return usage, not counts.faults
 
 
-def _inclusive_output(
+def inclusive_output(
     prompt: int | None, completion: int | None, total: int | None, reasoning: int | None, notes: Notes
 ) -> int | None:
     """Output with reasoning inside, from whatever the provider's total says of where it left it."""

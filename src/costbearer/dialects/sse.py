@@ -47,10 +47,14 @@ class Splitter:
             # Nearly every chunk a provider sends is one whole event with LF line ends.
             if 0 < chunk.find(b"\n\n") == len(chunk) - 2 and b"\r" not in chunk:
                 return [chunk]
+            if _is_line_with_crlf(chunk):
+                return [chunk]
             return self._cut(chunk, 0)
         start = max(0, self._scanned - _OVERLAP)
         held += chunk
-        if _END.search(held, start) is None and len(held) <= EVENT_BYTES_MAX:
+        # A picture comes in hundreds of pieces without a line end; to see that is quicker than the search.
+        lines = held.find(b"\n", start) >= 0 or held.find(b"\r", start) >= 0
+        if len(held) <= EVENT_BYTES_MAX and not (lines and _END.search(held, start)):
             self._scanned = len(held)
             return []
         return self._cut(bytes(held), start)
@@ -94,7 +98,15 @@ def data(event: bytes) -> bytes | None:
     # One data line, alone or after the event's name, is what the providers send; the rest of the format is below.
     if event.startswith(b"data:", start) and event.find(b"\n", start) >= len(event) - 2 and b"\r" not in event:
         return event[start + 5 :] if type(event) is bytes else None
+    if event.startswith(b"data:") and _is_line_with_crlf(event):
+        return event[5:] if type(event) is bytes else None
     return _data_of_lines(event)
+
+
+def _is_line_with_crlf(event: bytes) -> bool:
+    """Is it one line and the empty one that ends the event, both with CRLF? So Google sends them."""
+    end = len(event) - 4
+    return 0 < event.find(b"\r") == end and event.find(b"\n") == end + 1 and event.endswith(b"\n\r\n")
 
 
 def _data_of_lines(event: bytes) -> bytes | None:

@@ -56,7 +56,7 @@ async def attempt(worker: Worker, request: Request) -> Call:
             # What one provider cannot be asked, the next perhaps can.
             failure = failure or refusal
             continue
-        call = await worker.open(request, target, number, reason)
+        call = await worker.open(request, target, outgoing, number, reason)
         try:
             wait = await _try(worker, request, call, outgoing, last=number == len(attempts))
         except ConnectFailed:
@@ -85,11 +85,12 @@ async def _try(worker: Worker, request: Request, call: Call, outgoing: Outgoing,
         CallRefused: something was sent and no answer came; the call is closed.
     """
     target = call.target
+    head = worker.request_head(target, outgoing, request.headers)
     connection = await worker.pools[target.provider.name].acquire()
     if not call.wanted:
         worker.pools[target.provider.name].release(connection)
         raise ConnectFailed("no longer wanted")
-    connection.send(worker.request_head(target, outgoing, request.headers), outgoing.body)
+    connection.send(head, outgoing.body)
     call.connection = connection
     try:
         await connection.head()
@@ -106,13 +107,16 @@ async def _try(worker: Worker, request: Request, call: Call, outgoing: Outgoing,
     return wait
 
 
-def refused(call: Call) -> Entry:
+def refused(call: Call, body: bytes = b"") -> Entry:
     """The outcome of an answer that is not 2xx: not billed, unless a cost is stated or nobody can know."""
     ending = call.ending("error", error_code="provider_status")
     if call.header_cost:
         return settle.stated(call.intent, ending, call.header_cost, call.target.model)
     if ending.http_status in DOUBTFUL and call.provider_request_id is None:
         return settle.unknown(call.intent, ending, f"status_{ending.http_status}")
+    charged = call.target.dialect.charged_refusal(ending.http_status or 0, body)
+    if charged is not None:
+        return settle.unknown(call.intent, ending, f"refusal_charged:{charged}")
     return settle.not_billed(call.intent, ending)
 
 

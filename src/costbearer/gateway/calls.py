@@ -6,7 +6,6 @@ import asyncio
 import time
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import NamedTuple
 
 import msgspec
 
@@ -54,7 +53,7 @@ class Caller:
             self.watcher.cancel()
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """What the caller asked for, attributed and resolved. It owns one or more calls."""
 
     id: str

@@ -71,7 +71,7 @@ def read_headers(scope: Scope) -> dict[str, str]:
         headers = _joined(items)
     if len(items) > HEADERS_MAX:
         raise HeaderInvalid(f"{len(items)} headers; at most {HEADERS_MAX} are read")
-    if sum(map(len, headers.values())) > HEADER_BYTES_MAX:
+    if len("".join(headers.values())) > HEADER_BYTES_MAX:
         raise HeaderInvalid(f"the headers are larger than {HEADER_BYTES_MAX} bytes")
     if scope.http_version.startswith("1") and not headers.get("host"):
         raise HeaderInvalid("the Host header is missing")
@@ -97,19 +97,21 @@ def credential(headers: dict[str, str]) -> str:
         KeyMissing: none of them is there, or Authorization is not `Bearer <key>`.
         HeaderInvalid: more than one is there: which of them pays would be a guess.
     """
-    found = [name for name in CREDENTIAL_HEADERS if name in headers]
+    found = headers.keys() & CREDENTIAL_HEADERS
     if not found:
         raise KeyMissing("no key: send a Costbearer virtual key (cbk_...) as the SDK's API key")
     if len(found) > 1:
-        raise HeaderInvalid(f"two credentials in one request ({' and '.join(found)}); send exactly one")
-    value = headers[found[0]].strip()
-    if found[0] == "authorization":
+        both = " and ".join(sorted(found, key=CREDENTIAL_HEADERS.index))
+        raise HeaderInvalid(f"two credentials in one request ({both}); send exactly one")
+    name = found.pop()
+    value = headers[name].strip()
+    if name == "authorization":
         scheme, _, value = value.partition(" ")
         if scheme.lower() != "bearer":
             raise KeyMissing("the Authorization header must be: Bearer cbk_...")
         value = value.strip()
     if not value or len(value) > KEY_BYTES_MAX:
-        raise KeyMissing(f"{found[0]} holds no key; send a Costbearer virtual key (cbk_...)")
+        raise KeyMissing(f"{name} holds no key; send a Costbearer virtual key (cbk_...)")
     return value
 
 
@@ -136,7 +138,8 @@ class Deadlines:
             raise TimeoutError from None
         finally:
             del self._waiting[task]
-            self._expired.discard(task)
+            if self._expired:
+                self._expired.discard(task)
 
     def expire(self) -> None:
         """End the waits whose time is over."""
@@ -147,22 +150,20 @@ class Deadlines:
                 task.cancel()
 
 
-async def read_body(headers: dict[str, str], wire: Wire, *, bytes_max: int, deadlines: Deadlines) -> bytes:
-    """The caller's whole JSON body.
+async def read_body(headers: dict[str, str], wire: Wire, *, media: str, bytes_max: int, deadlines: Deadlines) -> bytes:
+    """The caller's whole body, JSON or, with `media` "form", a form or JSON.
 
     A body in chunks that was cut off looks whole here; it then fails as JSON, before any call is opened.
 
     Raises:
-        BodyInvalid: not JSON by its type, compressed, cut off, or too slow.
+        BodyInvalid: not JSON (or no form) by its type, compressed, cut off, or too slow.
         BodyTooLarge: larger than `gateway.body_bytes_max`.
     """
-    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    kind = headers.get("content-type", "application/json")
     if kind != "application/json":
-        raise BodyInvalid(f"the content type is {kind[:60]!r}; send application/json")
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    transfer = headers.get("transfer-encoding", "chunked").strip().lower()
-    if encoding not in {"", "identity"} or transfer != "chunked":
-        raise BodyInvalid("compressed request bodies are not read; send the JSON as it is")
+        _check_media(kind, media)
+    if "content-encoding" in headers or "transfer-encoding" in headers:
+        _check_encoding(headers)
     length = headers.get("content-length")
     if length is not None and (not length.isdigit() or int(length) > bytes_max):
         raise BodyTooLarge(f"the body is {length[:20]} bytes; gateway.body_bytes_max is {bytes_max}")
@@ -173,6 +174,20 @@ async def read_body(headers: dict[str, str], wire: Wire, *, bytes_max: int, dead
     except RuntimeError:
         # Granian's RSGIProtocolClosed: the connection ended inside the body.
         raise BodyInvalid("the body was cut off: the connection ended before it was whole") from None
+
+
+def _check_media(kind: str, media: str) -> None:
+    kind = kind.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (media == "form" and kind == "multipart/form-data"):
+        wanted = "application/json" if media == "json" else "multipart/form-data or application/json"
+        raise BodyInvalid(f"the content type is {kind[:60]!r}; send {wanted}")
+
+
+def _check_encoding(headers: dict[str, str]) -> None:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    transfer = headers.get("transfer-encoding", "chunked").strip().lower()
+    if encoding not in {"", "identity"} or transfer != "chunked":
+        raise BodyInvalid("compressed request bodies are not read; send the JSON as it is")
 
 
 async def _chunked(wire: Wire, bytes_max: int) -> bytes:

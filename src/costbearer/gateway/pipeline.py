@@ -34,7 +34,8 @@ async def serve(worker: Worker, scope: edge.Scope, wire: edge.Wire) -> None:
     entered = False
     try:
         if found is None:
-            raise EndpointNotMetered(f"{scope.method} {scope.path[:100]} is not metered; metered are {metered_paths()}")
+            metered = metered_paths(dialect.name)
+            raise EndpointNotMetered(f"{scope.method} {scope.path[:100]} is not metered; metered are {metered}")
         worker.enter(client)
         entered = True
         await _call(worker, scope, wire, found, request_id)
@@ -68,7 +69,13 @@ async def _call(
 
     body = b""
     if endpoint.media != "none":
-        body = await edge.read_body(headers, wire, bytes_max=worker.body_bytes_max, deadlines=worker.body_deadlines)
+        body = await edge.read_body(
+            headers,
+            wire,
+            media=endpoint.media,
+            bytes_max=worker.body_bytes_max,
+            deadlines=worker.body_deadlines,
+        )
     dialect = worker.dialects[endpoint.dialect]
     place = Place(scope.method, scope.path, scope.query_string, params, headers.get("content-type", JSON))
     asked = dialect.operations[endpoint.operation].read(body, place)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from costbearer import money
-from costbearer.dialects.base import ReplyReader
+from costbearer.dialects.base import EVENT_STREAM, Reading, ReplyReader
+from costbearer.dialects.deployments import as_deployed
 from costbearer.errors import CallRefused, JournalFailed, NotRecording, ShuttingDown, UpstreamFailed, UpstreamTimeout
 from costbearer.gateway import settle
 from costbearer.gateway.attempts import TIMEOUTS, no_reply, refused
@@ -21,6 +22,11 @@ from costbearer.gateway.worker import Worker
 from costbearer.ledger import Status
 
 TRAILING_S = 1.0
+EVENT_TYPES = frozenset({EVENT_STREAM, "application/vnd.amazon.eventstream"})
+"""Streams of events, in which an error can be said after they have begun."""
+
+UNREADABLE = frozenset({"body_not_json", "body_unexpected"})
+"""Notes of a reading that say that its reply is no answer."""
 
 _OURS = frozenset({401, 407})
 """Statuses that speak of the gateway's own credential; their text is not for callers."""
@@ -55,7 +61,7 @@ async def _relay_refusal(request: Request, call: Call, connection: Connection) -
         body = await connection.whole()
     except ReplyBroken:
         body = b""
-    call.close(refused(call))
+    call.close(refused(call, body))
     if connection.status in _OURS:
         raise UpstreamFailed(
             f"{name} refused the gateway's own credential (status {connection.status}); tell its operator"
@@ -74,22 +80,22 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
     except ReplyBroken as broken:
         raise no_reply(call, broken) from None
     operation = call.target.operation
-    reading = operation.whole(call.asked, body, connection.headers)
+    reading = _as_deployed(call, operation.whole(call.asked, body, connection.headers))
     entry = call.close(
         settle.read(
             call.intent,
             call.ending("ok"),
             reading,
             call.asked,
-            worker.book,
+            worker.prices,
             price_provider=call.target.provider.price_provider,
             header_cost=call.header_cost,
         )
     )
     await worker.recorded(call)
-    if "body_not_json" in reading.notes:
+    if not UNREADABLE.isdisjoint(reading.notes):
         raise UpstreamFailed(
-            f"{call.target.provider.name} answered {connection.status} with something that is not JSON"
+            f"{call.target.provider.name} answered {connection.status} with something that cannot be read"
         )
     headers = _headers(request, call, connection)
     if entry.cost_usd is not None:
@@ -128,7 +134,11 @@ async def _relay_stream(
         return
     # Half an event in front of an error event would make both unreadable.
     rest = reader.rest()
-    tail = bytes(held) + rest if refused_by is None else request.dialect.error_event(refused_by, request.id)
+    if refused_by is None:
+        tail = bytes(held) + rest
+    else:
+        # Sound and files have no place for an error: their readers see that they end too early.
+        tail = request.dialect.error_event(refused_by, request.id) if content_type in EVENT_TYPES else b""
     if tail:
         try:
             await transport.send_bytes(tail)
@@ -170,13 +180,19 @@ def _close_stream(worker: Worker, call: Call, reader: ReplyReader, broken: Reply
         settle.read(
             call.intent,
             call.ending(status, error_code=broken.kind if broken is not None and not call.caller.gone else None),
-            reader.reading(),
+            _as_deployed(call, reader.reading()),
             call.asked,
-            worker.book,
+            worker.prices,
             price_provider=call.target.provider.price_provider,
             header_cost=None,
         )
     )
+
+
+def _as_deployed(call: Call, reading: Reading) -> Reading:
+    """The reading, with the model that the configuration says this name is."""
+    deployment = call.target.provider.deployments.get(call.target.model)
+    return reading if deployment is None else as_deployed(reading, deployment)
 
 
 def _said(call: Call, broken: ReplyBroken) -> UpstreamFailed | UpstreamTimeout | ShuttingDown:

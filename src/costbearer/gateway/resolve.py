@@ -41,8 +41,12 @@ class Resolver:
     def targets(self, model: str, dialect: str, operation: str) -> tuple[Target, ...]:
         """The upstreams for a model, in the order in which they are tried.
 
+        Without routes a model goes to the provider that has a deployment of that name, else to the one the price
+        archive names, else to the first of the caller's own dialect: what no archive knows yet is served all the same,
+        and its cost is unknown until it has a price.
+
         Raises:
-            ModelUnknown: no route matches and no configured provider is known to serve the model in this dialect.
+            ModelUnknown: no route matches, or no configured provider can be asked in this dialect.
         """
         key = (model, dialect, operation)
         found = self._known.get(key)
@@ -94,20 +98,25 @@ class Resolver:
                 if targets:
                     return targets
         if not self._routes:
-            names = self._book.providers_of(model)
-            known = [provider for provider in self._providers.values() if provider.price_provider in names]
-            # Native speakers before translations, where the archive has no opinion.
-            known.sort(key=lambda provider: (names.index(provider.price_provider), provider.dialect != dialect))
-            for provider in known:
+            for provider in self._candidates(model, dialect):
                 target = self._target(provider, model, provider.name, dialect, operation)
                 if target is not None:
                     return (target,)
         hint = (
             "no route in the configuration matches it"
             if self._routes
-            else "no configured provider of this API is known to serve it; add a [[routes]] entry to send it somewhere"
+            else "no configured provider can be asked this in this API; add a [[routes]] entry to send it somewhere"
         )
         raise ModelUnknown(f"unknown model {model[:100]!r}: {hint}")
+
+    def _candidates(self, model: str, dialect: str) -> list[Provider]:
+        providers = self._providers.values()
+        names = self._book.providers_of(model)
+        known = [provider for provider in providers if provider.price_provider in names]
+        # Native speakers before translations, where the archive has no opinion.
+        known.sort(key=lambda provider: (names.index(provider.price_provider), provider.dialect != dialect))
+        deployed = [provider for provider in providers if model in provider.deployments]
+        return [*deployed, *known, *(provider for provider in providers if provider.dialect == dialect)]
 
     def _upstream(self, upstream: str, model: str, route: str, dialect: str, operation: str) -> Target | None:
         name, _, renamed = upstream.partition("/")

@@ -16,6 +16,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from granian import Granian
@@ -23,6 +24,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 
 from costbearer.config import Config
+from costbearer.errors import ConfigInvalid
 from costbearer.gateway import pipeline
 from costbearer.gateway.edge import Scope, Wire
 from costbearer.gateway.worker import Worker
@@ -110,7 +112,12 @@ def die_with_parent(parent: int) -> None:
 
 
 def run(config: Config, make: MakeWorker) -> None:
-    """Serve until SIGTERM or SIGINT. Blocks."""
+    """Serve until SIGTERM or SIGINT. Blocks.
+
+    Raises:
+        ConfigInvalid: only one of certificate and key is there.
+    """
+    certificate, key = _tls(config)
     server = Granian(
         "costbearer",
         address=config.text("gateway.host"),
@@ -125,8 +132,21 @@ def run(config: Config, make: MakeWorker) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=int(config.number("gateway.drain_timeout_s")) + KILL_AFTER_DRAIN_S,
         process_name=None,
+        ssl_cert=certificate,
+        ssl_key=key,
     )
     server.serve(target_loader=functools.partial(_app, config, make), wrap_loader=False)
+
+
+def _tls(config: Config) -> tuple[Path | None, Path | None]:
+    names = ("gateway.tls_certificate", "gateway.tls_key")
+    files = [Path(config.text(name)) if config.text(name) else None for name in names]
+    if (files[0] is None) != (files[1] is None):
+        raise ConfigInvalid("gateway.tls_certificate and gateway.tls_key belong together; one of them is missing")
+    for name, file in zip(names, files, strict=True):
+        if file is not None and not file.is_file():
+            raise ConfigInvalid(f"{name}: {file} is no file")
+    return files[0], files[1]
 
 
 def _app(config: Config, make: MakeWorker, *_: Any) -> App:

@@ -9,6 +9,7 @@ no byte was sent                       metered         0
 the provider refused (not 2xx)         metered         0: providers do not bill refused requests
 somebody in front of it did            unknown         bound of the intent (408, 502, 504 without the provider's id)
 a free operation (count_tokens)        metered         0
+work that goes on after the reply      unknown         bound of the intent, until a settlement says it
 the provider stated the cost           provider_cost   as stated; ours beside it
 the provider stated the usage          metered         rated by the card of that day
 usage stated, but no card for it       unknown         bound of the intent
@@ -26,10 +27,12 @@ from typing import Any
 import msgspec
 
 from costbearer import money
+from costbearer.contract import Prices
 from costbearer.dialects.base import CallRequest, Reading
-from costbearer.ledger import Entry, Status
-from costbearer.prices import Context, PriceBook
+from costbearer.ledger import AWAITING_RESULT, Entry, Status
+from costbearer.prices import Context
 from costbearer.rating import Rating, rate, with_provider_cost
+from costbearer.settlements import settlement
 from costbearer.usage import Usage, Work, combined, estimated_tokens
 
 
@@ -86,7 +89,7 @@ def read(
     ending: Ending,
     reading: Reading,
     request: CallRequest,
-    book: PriceBook,
+    prices: Prices,
     *,
     price_provider: str,
     header_cost: Decimal | None = None,
@@ -95,8 +98,18 @@ def read(
     if reading.error_code is not None and ending.error_code is None:
         ending = msgspec.structs.replace(ending, status="error", error_code=reading.error_code)
     if request.free:
-        free = not_billed(intent, ending, notes=reading.notes)
-        return msgspec.structs.replace(free, usage=_usage(reading.work), response_model=reading.response_model)
+        return _free(intent, ending, reading, prices, price_provider)
+    if reading.job is not None and reading.job.state == "pending":
+        return unknown(
+            intent,
+            ending,
+            AWAITING_RESULT,
+            notes=reading.notes,
+            provider_response_id=reading.job.id,
+            response_model=reading.response_model,
+            tier=reading.tier or intent.tier,
+            region=reading.geo or intent.region,
+        )
 
     said = header_cost if header_cost is not None else reading.provider_cost_usd
     work, basis, notes = reading.work, "metered", reading.notes
@@ -107,13 +120,13 @@ def read(
         work, basis, notes = _estimate(reading, request), "estimated", (*notes, "estimated_from_bytes")
 
     usage = _usage(work)
-    context = Context(reading.tier, reading.speed, reading.geo)
-    rating = rate(price_provider, work, context, intent.started_at, book)
+    context = Context(reading.tier, reading.speed, reading.geo, reading.variant)
+    rating = rate(price_provider, work, context, intent.started_at, prices.book, prices.contract)
     computed = rating.cost_usd
     if said is not None:
         rating, basis = with_provider_cost(rating, said, model=reading.response_model or request.model), "provider_cost"
     elif computed is None:
-        return _unpriced(intent, ending, reading, rating.reason or "unrated", notes, usage)
+        return _unpriced(intent, ending, reading, rating.reason or "unrated", notes, usage, work)
     # In one step and with every name written out: this is the entry of every call that went well.
     return msgspec.structs.replace(
         intent,
@@ -123,21 +136,49 @@ def read(
         first_byte_ms=ending.first_byte_ms,
         http_status=ending.http_status,
         error_code=ending.error_code,
-        provider_request_id=ending.provider_request_id,
+        provider_request_id=ending.provider_request_id or reading.response_id,
         provider_response_id=reading.response_id,
         response_model=reading.response_model,
         tier=reading.tier or intent.tier,
         region=reading.geo or intent.region,
         usage=usage,
+        work=_kept(work, usage, reading.response_model or intent.request_model),
+        speed=reading.speed,
+        variant=reading.variant,
         charges=rating.charges,
         cost_usd=rating.cost_usd,
-        list_cost_usd=money.total([charge.list_cost_usd for charge in rating.charges]),
+        # Without a contract every charge is at its public price.
+        list_cost_usd=rating.cost_usd if prices.contract is None else _listed(rating),
         effective_cost_usd=rating.cost_usd,
         computed_cost_usd=computed,
         provider_cost_usd=said,
         basis=basis,
         reason_unknown=None,
         notes=intent.notes + notes,
+    )
+
+
+def _listed(rating: Rating) -> Decimal:
+    return money.total([charge.list_cost_usd for charge in rating.charges])
+
+
+def _free(intent: Entry, ending: Ending, reading: Reading, prices: Prices, price_provider: str) -> Entry:
+    """The outcome of a free request. What its reply says was used was used by the work it speaks of, not by the request
+    itself: it counts there, and where that work awaits its result, this is it."""
+    entry = not_billed(intent, ending, notes=reading.notes)
+    result = settlement(
+        reading,
+        provider=intent.provider,
+        price_provider=price_provider,
+        book=prices.book,
+        contract=prices.contract,
+        at=ending.ended_at,
+    )
+    return msgspec.structs.replace(
+        entry,
+        response_model=reading.response_model,
+        provider_response_id=reading.response_id,
+        settlement=result,
     )
 
 
@@ -162,14 +203,31 @@ def _estimate(reading: Reading, request: CallRequest) -> tuple[Work, ...]:
         return (Work(model=model, usage=Usage(input_tokens=estimated_tokens(len(request.body)), output_tokens=output)),)
     first, *others = reading.work
     counts = first.usage
+    if counts.input_tokens is None and counts.output_tokens is None:
+        # Seconds, characters or images: what was asked for is known, and tokens are not what it is billed by.
+        return reading.work
     if counts.input_tokens is None:
         counts = msgspec.structs.replace(counts, input_tokens=estimated_tokens(len(request.body)))
     counts = msgspec.structs.replace(counts, output_tokens=max(output, counts.output_tokens or 0))
     return (msgspec.structs.replace(first, usage=counts), *others)
 
 
+def _kept(work: tuple[Work, ...], usage: Usage, model: str | None) -> tuple[Work, ...]:
+    """What an entry must keep of the work beside its counts and models: nothing, where one model did all of it."""
+    first = work[0]
+    if len(work) == 1 and first.largest_input_tokens == usage.input_tokens and first.model == model:
+        return ()
+    return work
+
+
 def _unpriced(
-    intent: Entry, ending: Ending, reading: Reading, reason: str, notes: tuple[str, ...], usage: Usage
+    intent: Entry,
+    ending: Ending,
+    reading: Reading,
+    reason: str,
+    notes: tuple[str, ...],
+    usage: Usage,
+    work: tuple[Work, ...] = (),
 ) -> Entry:
     """The outcome of a reply whose cost cannot be said, with all that the reply did say."""
     return unknown(
@@ -178,6 +236,9 @@ def _unpriced(
         reason,
         notes=notes,
         usage=usage,
+        work=_kept(work, usage, reading.response_model or intent.request_model) if work else (),
+        speed=reading.speed,
+        variant=reading.variant,
         response_model=reading.response_model,
         provider_response_id=reading.response_id,
         tier=reading.tier or intent.tier,

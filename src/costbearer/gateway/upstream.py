@@ -18,6 +18,8 @@ import httptools
 
 REPLY_HEADER_BYTES_MAX = 64 * 1024
 REPLY_HEADERS_MAX = 200
+HEADER_NAMES_KNOWN_MAX = 256
+"""How many header names of one provider are remembered, as it writes them."""
 BUFFER_BYTES_MAX = 256 * 1024
 """Reading from the provider pauses while the caller has this much still to take."""
 SWEEP_INTERVAL_S = 0.25
@@ -61,23 +63,37 @@ class Limits:
         self.reply_bytes_max = reply_bytes_max
 
 
+class HeaderNames(dict[bytes, str]):
+    """Header names as they are written, and as they are looked up: a provider writes the same few in every reply."""
+
+    def __missing__(self, written: bytes) -> str:
+        name = written.decode("latin-1").lower()
+        if len(self) < HEADER_NAMES_KNOWN_MAX:
+            self[written] = name
+        return name
+
+
 class Connection(asyncio.Protocol):
     """One connection and the reply that is being read from it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+    _transport: asyncio.Transport
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, names: HeaderNames) -> None:
         self._loop = loop
         self._limits = limits
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._names = names
         self._waiter: asyncio.Future[None] | None = None
+        self._written: dict[bytes, bytes] = {}
         self._pieces: deque[bytes] = deque()
-        self._buffered = 0
-        self._header_bytes = 0
+        # The parser calls these two once for every header and piece, so they are built-in methods.
+        self.on_header = self._written.__setitem__
+        self.on_body = self._pieces.append
+        self._parser = httptools.HttpResponseParser(self)
+        self._received = 0
         self._paused = False
         self._broken: BrokenKind | None = None
         self._until_close = False
         self._keep_alive = False
-        self._extra = False
         self._hurried: float | None = None
         self.closed = False
         self.busy = False
@@ -99,22 +115,25 @@ class Connection(asyncio.Protocol):
             # Bytes nobody asked for: whatever they are, this connection's framing can no longer be trusted.
             self._break("protocol")
             return
-        self.deadline = self._loop.time() + self._limits.idle_s if self._hurried is None else self._hurried
-        self.deadline_kind = "idle_timeout"
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._break("protocol")
             return
-        if not self.has_head:
-            self._header_bytes += len(data)
-            if self._header_bytes > REPLY_HEADER_BYTES_MAX:
-                self._break("protocol")
-                return
-        if self._buffered > BUFFER_BYTES_MAX and not self._paused and self._transport is not None:
+        if not self.complete:
+            self._expect_more(len(data))
+        self._wake()
+
+    def _expect_more(self, size: int) -> None:
+        """The reply is not whole yet, and the last part of it had that many bytes."""
+        self.deadline = self._loop.time() + self._limits.idle_s if self._hurried is None else self._hurried
+        self.deadline_kind = "idle_timeout"
+        self._received += size
+        if len(self._written) > REPLY_HEADERS_MAX or (not self.has_head and self._received > REPLY_HEADER_BYTES_MAX):
+            self._break("protocol")
+        elif self._received > BUFFER_BYTES_MAX and self._pieces and not self._paused:
             self._paused = True
             self._transport.pause_reading()
-        self._wake()
 
     def eof_received(self) -> bool:
         return False
@@ -131,42 +150,29 @@ class Connection(asyncio.Protocol):
     # -- httptools callbacks
 
     def on_message_begin(self) -> None:
-        """A second reply to one request: nobody asked for it, and the connection is not used again."""
-        self._extra = self.complete
-
-    def on_status(self, status: bytes) -> None:
-        """The reason phrase is of no use; the number is read when the head is whole."""
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._extra:
-            return
-        if len(self.headers) >= REPLY_HEADERS_MAX:
-            raise httptools.HttpParserError("too many headers")
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if self.complete:
+            raise httptools.HttpParserError("a second reply to one request")
+        self._written.clear()
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if self._extra:
-            return
         if status < 200:
-            self.headers.clear()
             return
+        if len(self._written) > REPLY_HEADERS_MAX:
+            raise httptools.HttpParserError("too many headers")
+        names = self._names
+        headers = self.headers = {names[name]: value.decode("latin-1") for name, value in self._written.items()}
         self.status = status
         self.has_head = True
-        chunked = self.headers.get("transfer-encoding", "").lower().endswith("chunked")
-        self._until_close = not chunked and "content-length" not in self.headers
-
-    def on_body(self, body: bytes) -> None:
-        if self._extra:
-            return
-        self._pieces.append(body)
-        self._buffered += len(body)
+        self._until_close = "content-length" not in headers and not (
+            headers.get("transfer-encoding", "").lower().endswith("chunked")
+        )
 
     def on_message_complete(self) -> None:
-        if self.has_head and not self._extra:
+        if self.has_head:
             self.complete = True
             # The parser knows this only here; afterwards it speaks of the next message.
-            self._keep_alive = bool(self._parser.should_keep_alive())
+            self._keep_alive = not self._until_close and self._parser.should_keep_alive()
 
     # -- one request and its reply
 
@@ -176,7 +182,7 @@ class Connection(asyncio.Protocol):
         Raises:
             ConnectFailed: the connection is closing; nothing was written.
         """
-        if self._transport is None or self._transport.is_closing():
+        if self._transport.is_closing():
             raise ConnectFailed("closing")
         self.busy = True
         self.deadline = self._loop.time() + self._limits.first_byte_s
@@ -196,7 +202,7 @@ class Connection(asyncio.Protocol):
         while not self.has_head:
             if self._broken is not None:
                 raise ReplyBroken(self._broken)
-            await self._wait()
+            await self._news()
 
     async def chunk(self) -> bytes | None:
         """The next bytes of the body as they came, or None at its end.
@@ -209,14 +215,14 @@ class Connection(asyncio.Protocol):
                 return None
             if self._broken is not None:
                 raise ReplyBroken(self._broken)
-            await self._wait()
+            await self._news()
         if len(self._pieces) == 1:
             data = self._pieces.popleft()
         else:
             data = b"".join(self._pieces)
             self._pieces.clear()
-        self._buffered = 0
-        if self._paused and self._transport is not None:
+        self._received = 0
+        if self._paused:
             self._paused = False
             self._transport.resume_reading()
         return data
@@ -225,14 +231,18 @@ class Connection(asyncio.Protocol):
         """Is the body whole and given out?"""
         return self.complete and not self._pieces
 
+    def arrived(self) -> bytes | None:
+        """The whole body where it is there already and in one piece, as short answers are; None where it is not."""
+        return self._pieces.popleft() if self.complete and len(self._pieces) == 1 else None
+
     async def whole(self) -> bytes:
         """The whole body of a reply that is not a stream.
 
         Raises:
             ReplyBroken: cut off, stalled, or larger than `gateway.reply_bytes_max`.
         """
-        if self.complete and len(self._pieces) == 1:
-            return self._pieces.popleft()
+        if (body := self.arrived()) is not None:
+            return body
         parts: list[bytes] = []
         size = 0
         while (piece := await self.chunk()) is not None:
@@ -245,34 +255,21 @@ class Connection(asyncio.Protocol):
 
     def usable(self) -> bool:
         """Can a request be written to it?"""
-        return (
-            not self.closed
-            and self._broken is None
-            and not self._extra
-            and self._transport is not None
-            and not self._transport.is_closing()
-        )
+        return not self.closed and not self._transport.is_closing()
 
-    def reusable(self) -> bool:
-        """May another request follow the reply that was read?"""
-        return self.usable() and self.complete and not self._pieces and not self._until_close and self._keep_alive
-
-    def reset(self) -> None:
-        """Make ready for the next request on the same connection."""
-        self._parser = httptools.HttpResponseParser(self)
-        self.busy = False
-        self.status = 0
-        self.headers = {}
-        self.has_head = False
-        self.complete = False
-        self._keep_alive = False
+    def renew(self) -> bool:
+        """Make ready for the next request; False where none may follow the reply that was read."""
+        if self.closed or self._pieces or not self._keep_alive:
+            return False
+        self.busy = self.has_head = self.complete = self._keep_alive = False
         self._hurried = None
-        self._header_bytes = 0
-        self._buffered = 0
+        self._received = 0
+        return True
 
     def abort(self) -> None:
         """Drop the connection at once, so that the provider stops generating (closing would drain it first)."""
-        if self._transport is not None and not self.closed:
+        if not self.closed:
+            self.closed = True
             self._transport.abort()
 
     def hurry(self, seconds: float) -> None:
@@ -292,12 +289,10 @@ class Connection(asyncio.Protocol):
         self.abort()
         self._wake()
 
-    async def _wait(self) -> None:
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+    def _news(self) -> asyncio.Future[None]:
+        """Done when something has happened to the reply."""
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -318,11 +313,21 @@ class Pool:
         self.path = parts.path.rstrip("/")
         self._limits = limits
         self._loop = loop
+        self._names = HeaderNames()
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._connecting = 0
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
+
+    def take(self) -> Connection | None:
+        """An idle connection, the most recently used first; None where there is none."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable():
+                return connection
+            self._forget(connection)
+        return None
 
     async def acquire(self) -> Connection:
         """An idle connection, the most recently used first, or a new one; where there may be no more, the next free.
@@ -330,13 +335,10 @@ class Pool:
         Raises:
             ConnectFailed: refused, unreachable, TLS failed, or none was free in time.
         """
+        if (kept := self.take()) is not None:
+            return kept
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable():
-                return connection
-            self._forget(connection)
         if len(self._all) + self._connecting >= self._limits.connections_max:
             handed = await self._turn()
             if handed is not None:
@@ -354,7 +356,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._limits.connect_s):
                 _, connection = await self._loop.create_connection(
-                    lambda: Connection(self._loop, self._limits),
+                    lambda: Connection(self._loop, self._limits, self._names),
                     self._host,
                     self._port,
                     ssl=self._tls,
@@ -387,12 +389,10 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """Give a connection back: kept, or handed on, if its reply was read to the end; dropped otherwise."""
-        if connection.busy and not connection.reusable():
+        if (connection.busy and not connection.renew()) or (self._waiting and not connection.usable()):
             connection.abort()
             self._forget(connection)
             return
-        if connection.busy:
-            connection.reset()
         connection.idle_since = self._loop.time()
         while self._waiting:
             turn = self._waiting.popleft()

@@ -18,20 +18,32 @@ from typing import Any
 
 from costbearer.attribution import Bearer, Hasher
 from costbearer.config import Config, Provider
-from costbearer.dialects.base import CallRequest, Dialect, Outgoing, Signing
+from costbearer.contract import Prices
+from costbearer.dialects.base import Dialect, Outgoing, Signing
 from costbearer.dialects.registry import Exchange
-from costbearer.errors import JournalFailed, KeyInvalid, NotRecording, RateLimited, ShuttingDown
+from costbearer.errors import (
+    CostbearerError,
+    JournalFailed,
+    KeyInvalid,
+    NotRecording,
+    PriceUnknown,
+    RateLimited,
+    ShuttingDown,
+)
 from costbearer.gateway.calls import Call, Caller, Request
 from costbearer.gateway.edge import Deadlines
 from costbearer.gateway.resolve import Resolver, Target
 from costbearer.gateway.upstream import Limits, Pool
 from costbearer.journal import GroupCommit, Intent, JournalWriter, Outcome
 from costbearer.keys import KeyRecord, KeyRing
+from costbearer.labels import REQUIRE_PRICE
 from costbearer.ledger import Entry
 from costbearer.money import ZERO
-from costbearer.prices import Card, Context, PriceBook
+from costbearer.prices import Context
+from costbearer.rate_card import Card, Price
 from costbearer.rating import bound, worst_input_tokens, worst_output_tokens
 
+NO_PRICE = Price(ZERO)
 REVISION_INTERVAL_S = 0.25
 """How often the control store is asked whether anything changed: a revoked key stops within a second."""
 WATCH_INTERVAL_S = 0.05
@@ -54,20 +66,25 @@ class Worker:
         config: Config,
         *,
         journal: JournalWriter,
-        book: PriceBook,
         dialects: Mapping[str, Dialect],
         load_keys: Callable[[], KeyRing],
         key_revision: Callable[[], object],
+        load_prices: Callable[[], Prices],
+        price_revision: Callable[[], object],
         hasher: Hasher,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.config = config
         self.journal = journal
-        self.book = book
         self.dialects = dialects
         self.hasher = hasher
         self.loop = loop
-        self.resolver = Resolver(config, book, Exchange(dialects))
+        self._exchange = Exchange(dialects)
+        self._load_prices = load_prices
+        self._price_revision = price_revision
+        self._priced_at = price_revision()
+        self.prices = load_prices()
+        self.resolver = Resolver(config, self.prices.book, self._exchange)
         limits = Limits(
             connect_s=config.number("upstream.connect_timeout_s"),
             first_byte_s=config.number("upstream.first_byte_timeout_s"),
@@ -105,7 +122,16 @@ class Worker:
     # -- life
 
     def start(self) -> None:
-        """Begin group commit and the watch over keys. Needs the running loop."""
+        """Begin group commit and the watch over keys. Needs the running loop.
+
+        Raises:
+            ConfigInvalid: a provider's credential cannot sign requests.
+        """
+        for provider in self.config.providers.values():
+            dialect = self._exchange.dialects[provider.dialect]
+            if dialect.signs:
+                # Here and not in the first call: what signs is slow to load, and a bad credential is the operator's.
+                self._signature(provider, dialect, Outgoing("/", b""))
         self.commit.start()
         self._tasks.append(self.loop.create_task(self._watch_keys()))
         self._tasks.append(self.loop.create_task(self._watch_callers()))
@@ -157,10 +183,13 @@ class Worker:
             await self._refresh_keys()
         if time.monotonic() - self._keys_read > self.stale_max_s:
             raise NotRecording("keys cannot be checked now: the control store has not been readable for too long")
+        ring = self.keyring
         try:
-            return self.keyring.authenticate(text, now)
+            return ring.authenticate(text, now)
         except KeyInvalid:
-            if not await self._refresh_keys():
+            await self._refresh_keys()
+            # The watch may have read the keys while this call waited for its turn.
+            if self.keyring is ring:
                 raise
             return self.keyring.authenticate(text, now)
 
@@ -179,7 +208,8 @@ class Worker:
             project=record.project,
             cost_center=record.cost_center,
             env=record.env,
-            require=record.require,
+            require=tuple(name for name in record.require if name != REQUIRE_PRICE),
+            require_price=REQUIRE_PRICE in record.require,
         )
         self._bearers[record.key_id] = (record, made)
         return made
@@ -205,17 +235,18 @@ class Worker:
         else:
             self.clients.pop(client, None)
 
-    async def open(self, request: Request, target: Target, number: int, reason: str | None) -> Call:
+    async def open(self, request: Request, target: Target, outgoing: Outgoing, number: int, reason: str | None) -> Call:
         """Write the intent. From here on the call has an entry, whatever happens.
 
         Raises:
+            PriceUnknown: the key's calls must have a price, and this one has none.
             NotRecording: the journal does not take it; nothing may be sent.
             ShuttingDown: the gateway drains; nothing is sent any more.
         """
         if self.draining:
             raise ShuttingDown("the gateway is shutting down; send the request again")
         now = datetime.now(UTC)
-        intent = self._intent(request, target, number, reason, now)
+        intent = self._intent(request, target, outgoing, number, reason, now)
         try:
             self.journal.append(Intent(entry=intent))
         except JournalFailed as error:
@@ -296,7 +327,9 @@ class Worker:
         )
         return dialect.credential_headers(provider.credential, signing)
 
-    def _intent(self, request: Request, target: Target, number: int, reason: str | None, now: datetime) -> Entry:
+    def _intent(
+        self, request: Request, target: Target, outgoing: Outgoing, number: int, reason: str | None, now: datetime
+    ) -> Entry:
         asked = request.asked
         said = request.attribution
         labels: dict[str, Any] = dict(said.values)
@@ -317,35 +350,63 @@ class Worker:
             tags=said.tags,
             route=target.route,
             provider=target.provider.name,
+            price_provider=_named_otherwise(target.provider),
             request_model=asked.model,
             operation=asked.operation,
             stream=asked.stream,
-            bound_usd=self._bound(target, asked, now),
+            bound_usd=self._bound(target, request, outgoing, now),
             reason_unknown="in_flight",
             notes=said.notes,
             **labels,
         )
 
-    def _bound(self, target: Target, asked: CallRequest, now: datetime) -> Decimal | None:
+    def _bound(self, target: Target, request: Request, outgoing: Outgoing, now: datetime) -> Decimal | None:
         """The most this call can cost: its bytes and its `max_tokens` at the dearest prices that may hold for it.
 
         A caller who leaves the tier to the provider may be served at a dearer one, so then every tier counts. None
         where nothing limits it: no card, or no context window.
         """
+        asked = request.asked
         if asked.free:
             return ZERO
-        provider = target.provider.price_provider
+        provider, model = target.provider.price_provider, target.model
+        if model in target.provider.deployments:
+            model = target.provider.deployments[model].model
+        book, contract = self.prices
+        context = Context(asked.tier, asked.speed, asked.geo, asked.variant)
         if asked.tier is None or asked.tier == "auto":
-            card = self.book.dearest(provider, target.model, now)
+            card = book.dearest(provider, model, now)
         else:
-            card = self.book.at(provider, target.model, Context(asked.tier, asked.speed, asked.geo), now)
+            card = book.at(provider, model, context, now)
+        if contract is not None:
+            own = card if isinstance(card, Card) else contract.card(provider, model, context, now)
+            card = card if own is None else contract.ceiling(own, now)
         if not isinstance(card, Card):
+            if request.bearer.require_price:
+                raise PriceUnknown(
+                    f"{asked.model[:100]} has no price here ({card.reason}), and this key's calls must have one: "
+                    "`costbearer prices update` or `costbearer prices set` gives it one"
+                )
             return None
-        input_max = worst_input_tokens(len(asked.body) + asked.overhead_tokens, asked.open_ended, card.context_window)
+        # What the gateway itself adds to a body is no text for the model; a translation may be longer than its original.
+        translated = 0 if target.dialect.name == request.dialect.name else len(outgoing.body)
+        size = max(len(asked.body), translated) + asked.overhead_tokens + outgoing.overhead_tokens
+        input_max = worst_input_tokens(size, asked.open_ended, card.context_window)
         output_max = worst_output_tokens(asked.max_output_tokens, card.context_window)
+        # What is paid by the image or the character has no price per token, and needs no limit of tokens.
+        if input_max is None and card.dearest_input == NO_PRICE:
+            input_max = 0
+        if output_max is None and card.dearest_output == NO_PRICE:
+            output_max = 0
         if input_max is None or output_max is None:
             return None
-        return bound(card, input_tokens_max=input_max, output_tokens_max=output_max, choices=asked.choices)
+        return bound(
+            card,
+            input_tokens_max=input_max,
+            output_tokens_max=output_max,
+            choices=asked.choices,
+            quantities_max=asked.quantities_max,
+        )
 
     # -- the background
 
@@ -373,6 +434,7 @@ class Worker:
         while True:
             await asyncio.sleep(REVISION_INTERVAL_S)
             await self._refresh_keys()
+            await self._refresh_prices()
             self._write_refused()
 
     async def _refresh_keys(self) -> bool:
@@ -395,6 +457,19 @@ class Worker:
             self._keys_failing = False
             return moved
 
+    async def _refresh_prices(self) -> None:
+        """Take the prices that hold now, if others do than before. Ones that cannot be read change nothing."""
+        revision = self._price_revision()
+        if revision == self._priced_at:
+            return
+        self._priced_at = revision
+        try:
+            self.prices = await self.loop.run_in_executor(None, self._load_prices)
+        except CostbearerError as error:
+            log.error("the prices cannot be read, they hold as they were: %s", error.message)
+            return
+        self.resolver = Resolver(self.config, self.prices.book, self._exchange)
+
     def _write_refused(self) -> None:
         """Write the outcomes that a full disk refused, as soon as it takes them."""
         try:
@@ -408,6 +483,10 @@ class Worker:
         """A failed fsync is fatal: what the kernel still holds can no longer be told from what is on disk."""
         log.critical("the journal failed, this worker stops: %s", self.journal.failure)
         os._exit(EXIT_NOT_RECORDING)
+
+
+def _named_otherwise(provider: Provider) -> str | None:
+    return None if provider.price_provider == provider.name else provider.price_provider
 
 
 def new_request_id() -> str:

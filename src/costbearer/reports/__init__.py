@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from costbearer.errors import NotFound
-from costbearer.reports import spend
+from costbearer.reports import spend, unknown
 from costbearer.reports.query import Reader, SpendQuery
 from costbearer.reports.table import Table
 
-REPORTS: tuple[str, ...] = ("spend",)
+REPORTS: tuple[str, ...] = ("spend", unknown.NAME)
 
 
 def question(name: str, parameters: Iterable[tuple[str, str]], *, now: datetime) -> SpendQuery:
@@ -26,6 +26,8 @@ def question(name: str, parameters: Iterable[tuple[str, str]], *, now: datetime)
     """
     if name not in REPORTS:
         raise NotFound(f"there is no report {name[:60]!r}; known are {', '.join(REPORTS)}")
+    if name == unknown.NAME:
+        return unknown.question(list(parameters), now=now)
     return SpendQuery.parse(parameters, now=now)
 
 
@@ -35,13 +37,16 @@ def answer(query: SpendQuery, reader: Reader, *, complete_to: datetime | None = 
     Raises:
         StoreFailed: the ledger cannot be read, or contradicts itself.
     """
+    if query.report == unknown.NAME:
+        return unknown.unknown(reader, query, complete_to=complete_to)
     return spend.spend(reader, query, complete_to=complete_to)
 
 
-def read(document: Mapping[str, Any]) -> Table:
+def read(document: Any) -> Table:
     """The table of a report's JSON document, without loss.
 
     Raises:
         RemoteFailed: the document is not one of a report.
     """
-    return spend.read(document)
+    named = document.get("report") if isinstance(document, Mapping) else None
+    return unknown.read(document) if named == unknown.NAME else spend.read(document)

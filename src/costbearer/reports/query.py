@@ -249,6 +249,7 @@ class SpendQuery:
     period: Period
     compare: Period | None = None
     sort: Sort = "cost"
+    report: str = "spend"
 
     @classmethod
     def parse(cls, parameters: Iterable[tuple[str, str]], *, now: datetime) -> SpendQuery:
@@ -292,8 +293,11 @@ class SpendQuery:
 
     def command(self) -> str:
         """The shell command that asks the same again."""
-        words = ["costbearer", "report", "spend"]
+        words = ["costbearer", "report", self.report]
+        fixed = {"by"} if self.report != "spend" else set()
         for name, text in self.parameters():
+            if name in fixed:
+                continue
             words += [f"--{name}", text]
         return " ".join(_shell_word(word) for word in words)
 

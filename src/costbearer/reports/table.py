@@ -20,11 +20,12 @@ from costbearer.reports.query import SpendQuery, instant
 
 Kind = Literal["bucket", "count", "usd", "delta", "share"]
 Cell = str | int | float | Decimal | None
-Empty = Literal["no_entries", "none_in_period", "none_match"]
+Empty = Literal["no_entries", "none_in_period", "none_match", "none_unknown"]
 
 _EMPTY: Mapping[str, str] = {
     "no_entries": "No calls are recorded yet. They appear here within a second of the first call through the gateway.",
     "none_in_period": "No calls in this period; there are some outside it. Widen it with --since and --until.",
+    "none_unknown": "Every call of this period has a cost.",
     "none_match": "No call in this period matches the filter; without --where there are some.",
 }
 _GAP = 2
@@ -69,6 +70,7 @@ class Table:
         """The JSON document, in the shape that stays (see INTERFACE): amounts as text with 12 places."""
         period, compare = self.query.period, self.query.compare
         head: dict[str, Any] = {
+            "report": self.query.report,
             "since": instant(period.since),
             "until": instant(period.until),
             "by": list(self.query.by),

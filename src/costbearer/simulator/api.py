@@ -17,7 +17,19 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from costbearer.simulator import anthropic, openai
+from costbearer.simulator import (
+    anthropic,
+    anthropic_batches,
+    azure,
+    bedrock,
+    gemini,
+    gemini_interactions,
+    openai,
+    openai_batches,
+    openai_media,
+    openai_responses,
+    sigv4,
+)
 from costbearer.simulator.books import Books, Line, Outcome
 from costbearer.simulator.faults import PLAIN, Failures, Orders, orders
 from costbearer.simulator.reply import Ask, Piece, Plan, Provider, Refusal, World, encode, renamed, spoil
@@ -32,7 +44,10 @@ _OPERATIONS: dict[str, tuple[Provider, str]] = {
     "/v1/chat/completions": (openai, "chat.completions"),
     "/v1/messages": (anthropic, "messages"),
     _COUNT_TOKENS: (anthropic, "count_tokens"),
+    **{path: (openai_responses, operation) for path, operation in openai_responses.OPERATIONS.items()},
 }
+_ADDRESSED = (azure.Deployment, bedrock.Runtime, gemini.Models, gemini_interactions.Interactions)
+"""Providers whose paths name the model, so that there is one of them for every request."""
 _REASONS = {200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 404: b"Not Found", 405: b"Method Not Allowed"}
 
 
@@ -138,6 +153,24 @@ class Api:
         known = _OPERATIONS.get(url.path)
         if known is not None:
             return self._provider_call(known[0], known[1], request)
+        addressed = bedrock.find(url.path) or azure.find(url.path, url.query) or gemini.find(url.path, url.query)
+        if addressed is not None:
+            return self._provider_call(addressed, addressed.operation, request)
+        interactions = gemini_interactions.find(request.method, url.path)
+        if interactions is not None and interactions.id is not None:
+            return self._interaction_call(request, interactions, parse_qs(url.query))
+        if interactions is not None:
+            return self._provider_call(interactions, interactions.operation, request)
+        about = openai_responses.stored_operation(request.method, url.path)
+        if about is not None:
+            return self._stored_call(request, about, parse_qs(url.query))
+        media = openai_media.find(request.method, url.path)
+        kept = ("", "") if media is not None else openai_batches.find(request.method, url.path)
+        if media is not None or kept is not None:
+            return self._media_call(request, media, kept or ("", ""))
+        batches = anthropic_batches.find(request.method, url.path)
+        if batches is not None:
+            return self._batches_call(request, *batches)
         if url.path.startswith("/sim/"):
             return self._own(request, url.path, parse_qs(url.query))
         dialect = _dialect_of(request)
@@ -151,17 +184,82 @@ class Api:
         """As new: no lines, no remembered prompts, no standing faults."""
         self.books.reset()
         self.world.cache.forget()
+        self.world.stored.clear()
         self._answered.clear()
         self.defaults = {}
         self._failures.forget()
 
     # -- a provider's call ---------------------------------------------------------------------------------------
 
-    def _provider_call(self, dialect: Provider, operation: str, request: Request) -> Call:
+    def _arrival(self, dialect: Provider, operation: str, request: Request) -> _Arrival:
         seq = self.books.next_seq()
         identity = blake2b(struct.pack("<Qq", seq, self.world.seed) + request.body[:4096], digest_size=12).hexdigest()
-        response_id = ("msg_" if dialect is anthropic else "chatcmpl-") + identity
-        arrival = _Arrival(dialect, operation, request, seq, "req_" + identity[::-1], response_id, int(time.time()))
+        prefix = "msg_" if dialect is anthropic else "resp_" if dialect is openai_responses else "chatcmpl-"
+        return _Arrival(dialect, operation, request, seq, "req_" + identity[::-1], prefix + identity, int(time.time()))
+
+    def _stored_call(self, request: Request, about: tuple[str, str], query: dict[str, list[str]]) -> Call:
+        operation, response_id = about
+        arrival = self._arrival(openai_responses, operation, request)
+        if not self._authentic(openai_responses, request):
+            return self._call(arrival, _Answered(openai_responses.unauthorized()))
+        answer = openai_responses.stored(self.world, operation, response_id, query)
+        return self._call(arrival, _Answered(answer, {}, orders(b"", self.defaults)))
+
+    def _interaction_call(
+        self, request: Request, asked: gemini_interactions.Interactions, query: dict[str, list[str]]
+    ) -> Call:
+        arrival = self._arrival(asked, asked.operation, request)
+        if not self._authentic(asked, request):
+            return self._call(arrival, _Answered(asked.unauthorized()))
+        return self._call(arrival, _Answered(asked.stored(self.world, query), {}, orders(b"", self.defaults)))
+
+    def _media_call(self, request: Request, media: str | None, kept: tuple[str, str]) -> Call:
+        """A call beside chat (`media`), or one about a file or a batch: (operation, its id)."""
+        arrival = self._arrival(openai, media or kept[0], request)
+        if not self._authentic(openai, request):
+            return self._call(arrival, _Answered(openai.unauthorized()))
+        body = openai_media.understood(request.headers.get("content-type", ""), request.body)
+        if body is None:
+            return self._call(arrival, _Answered(openai.invalid("We could not parse the body of your request.")))
+        # What a file says is for the batch that it is the input of.
+        ordering = b"" if media is None and kept[0] == "files.create" else request.body
+        try:
+            wanted = orders(ordering, self.defaults)
+        except msgspec.ValidationError as error:
+            refusal = openai.invalid(f"simulator: the orders cannot be read: {error}")
+            return self._call(arrival, _Answered(refusal, body))
+        answer: Plan | Refusal
+        if wanted.status is not None and self._failures.refuses(wanted):
+            answer = openai.ordered(wanted.status)
+        else:
+            draws = draw(self.world.seed, request.body)
+            size = len(request.body)
+            ask = Ask(self.world, body, size, wanted, draws, arrival.response_id, arrival.created)
+            answer = openai_media.answer(media, ask) if media else openai_batches.answer(*kept, ask)
+        return self._call(arrival, _Answered(answer, body, wanted))
+
+    def _batches_call(self, request: Request, operation: str, batch_id: str) -> Call:
+        """A call about one of Anthropic's batches."""
+        arrival = self._arrival(anthropic, operation, request)
+        if not self._authentic(anthropic, request):
+            return self._call(arrival, _Answered(anthropic.unauthorized()))
+        body = _decode(request.body) if request.body else {}
+        if not isinstance(body, dict):
+            return self._call(arrival, _Answered(anthropic.invalid("The body is not JSON.")))
+        try:
+            wanted = orders(request.body, self.defaults)
+        except msgspec.ValidationError as error:
+            refusal = anthropic.invalid(f"simulator: the orders cannot be read: {error}")
+            return self._call(arrival, _Answered(refusal, body))
+        if wanted.status is not None and self._failures.refuses(wanted):
+            return self._call(arrival, _Answered(anthropic.ordered(wanted.status), body, wanted))
+        draws = draw(self.world.seed, request.body)
+        ask = Ask(self.world, body, len(request.body), wanted, draws, arrival.response_id, arrival.created)
+        return self._call(arrival, _Answered(anthropic_batches.answer(operation, batch_id, ask), body, wanted))
+
+    def _provider_call(self, dialect: Provider, operation: str, request: Request) -> Call:
+        arrival = self._arrival(dialect, operation, request)
+        response_id = arrival.response_id
         refusal = self._refuse_unread(arrival)
         if refusal is not None:
             return self._call(arrival, _Answered(refusal))
@@ -176,6 +274,8 @@ class Api:
         dialect, body = arrival.dialect, _decode(arrival.request.body)
         if not isinstance(body, dict):
             return _Answered(dialect.invalid("We could not parse the JSON body of your request."))
+        if isinstance(dialect, _ADDRESSED):
+            body = dialect.understood(body)
         try:
             wanted = orders(arrival.request.body, self.defaults)
         except msgspec.ValidationError as error:
@@ -202,7 +302,7 @@ class Api:
         return None
 
     def _answer(self, arrival: _Arrival, body: dict[str, Any], wanted: Orders) -> Plan | Refusal:
-        free = arrival.operation == "count_tokens"
+        free = arrival.operation == "count_tokens" and arrival.dialect is anthropic
         check = anthropic.check_prompt if free else arrival.dialect.check
         refusal = check(body, self.world.prices)
         if refusal is not None:
@@ -210,9 +310,13 @@ class Api:
         if wanted.status is not None and not free and self._failures.refuses(wanted):
             return arrival.dialect.ordered(wanted.status)
         # Drawn from the prompt alone: streamed or whole, directly or through a gateway, it has the same answer.
-        draws = draw(self.world.seed, encode([body["model"], body["messages"], body.get("system")]))
+        responses = arrival.dialect is openai_responses
+        subject = openai_responses.subject(body) if responses else _subject(body)
+        draws = draw(self.world.seed, encode(subject))
         size = len(arrival.request.body)
         ask = Ask(self.world, body, size, wanted, draws, arrival.response_id, arrival.created)
+        if responses:
+            return openai_responses.answer(arrival.operation, ask)
         return anthropic.counted(ask) if free else arrival.dialect.plan(ask)
 
     def _call(self, arrival: _Arrival, answered: _Answered) -> Call:
@@ -222,10 +326,12 @@ class Api:
         carried = wanted
         if isinstance(answer, Refusal):
             plan = Plan(answer.status, (Piece(dialect.error_body(answer, arrival.request_id), 0),))
+            headers = (*headers, *answer.headers)
             if wanted.retry_after is not None and answer.status == wanted.status:
                 headers = (*headers, ("retry-after", wanted.retry_after))
             carried = PLAIN
         else:
+            headers = (*headers, *answer.headers)
             if wanted.cost_header and answer.final is not None and not answer.stream:
                 headers = (*headers, ("x-sim-cost-usd", format(answer.final.cost, "f")))
             plan = spoil(answer, wanted)
@@ -271,6 +377,13 @@ class Api:
         bearer = request.headers.get("authorization") == f"Bearer {self._credential}"
         if dialect is anthropic:
             return bearer or request.headers.get("x-api-key") == self._credential
+        if isinstance(dialect, azure.Deployment):
+            return bearer or request.headers.get("api-key") == self._credential
+        if isinstance(dialect, gemini.Models | gemini_interactions.Interactions):
+            return bearer or request.headers.get("x-goog-api-key") == self._credential
+        if isinstance(dialect, bedrock.Runtime):
+            signed = (request.method, request.target, request.headers, request.body, self._credential)
+            return bearer or sigv4.is_signed(*signed)
         return bearer
 
     # -- the simulator's own paths -------------------------------------------------------------------------------
@@ -322,6 +435,11 @@ def _decode(body: bytes) -> Any:
 def _dialect_of(request: Request) -> Provider:
     headers = request.headers
     return anthropic if "x-api-key" in headers or "anthropic-version" in headers else openai
+
+
+def _subject(body: dict[str, Any]) -> list[Any]:
+    """What a chat's answer depends on."""
+    return [body["model"], body["messages"], body.get("system")]
 
 
 def _saw(request: Request, body: dict[str, Any]) -> tuple[str, ...]:

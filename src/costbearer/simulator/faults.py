@@ -73,7 +73,19 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     iterations: Literal["compaction", "advisor", "fallback"] | None = None
     """Anthropic: a reply of several samplings, told in `usage.iterations`."""
     web_search: Annotated[int, Meta(ge=0, le=50)] | None = None
-    """Anthropic: searches of the web_search server tool."""
+    """Anthropic and Responses: searches of the web search tool."""
+    file_search: Annotated[int, Meta(ge=0, le=50)] = 0
+    """Responses: calls of the file search tool."""
+    code_interpreter: Annotated[int, Meta(ge=0, le=50)] = 0
+    """Responses: calls of the code interpreter, in two containers at most."""
+    images: Annotated[int, Meta(ge=0, le=50)] = 0
+    """Responses: images of the image generation tool."""
+    no_tool_usage: bool = False
+    """Responses: what the tools used is not stated."""
+    polls: Natural = 0
+    """Responses in the background: how often a retrieval finds them under way."""
+    fails: bool = False
+    """Responses: the response ends as failed, after all its work."""
     tier: str | None = None
     """The tier the call is served and billed at, whatever was asked; one without a price in the table costs double."""
     cost_header: bool = False

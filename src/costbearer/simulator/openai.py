@@ -166,8 +166,8 @@ def plan(ask: Ask) -> Plan | Refusal:
     names = [tool["function"]["name"] for tool in _functions(body)]
     if wanted.tool and not names:
         return invalid("simulator: tool needs a function in the request's tools")
-    prompt = _prompt(ask, card)
-    choices = [_choice(ask, card, index) for index in range(body.get("n") or 1)]
+    prompt = prompt_of(ask, card)
+    choices = [choice_of(ask, card, index) for index in range(body.get("n") or 1)]
     tier = wanted.tier or _SERVED_TIER[body.get("service_tier")]
     terms = Terms(tier, fixed=wanted.cost)
     total = sum(choice.tokens for choice in choices)
@@ -223,7 +223,8 @@ def _message_bytes(message: dict[str, Any]) -> bytes:
     return encode({name: value for name, value in message.items() if name != "role"})
 
 
-def _prompt(ask: Ask, card: Card) -> Prompt:
+def prompt_of(ask: Ask, card: Card) -> Prompt:
+    """The prompt's tokens, and what of them the cache served and took."""
     body, seed = ask.body, ask.world.seed
     segments = [Segment(encode(body["tools"]), 0)] if body.get("tools") else []
     segments += [Segment(_message_bytes(message), 0) for message in body["messages"]]
@@ -270,7 +271,8 @@ def _bill(prices: PriceList, card: Card, prompt: Prompt, terms: Terms, reasoning
     return Bill(usage, prices.cost((sampling,), terms))
 
 
-def _choice(ask: Ask, card: Card, index: int) -> Choice:
+def choice_of(ask: Ask, card: Card, index: int) -> Choice:
+    """Draw one answer."""
     body, wanted = ask.body, ask.orders
     draws = ask.draws if index == 0 else draw(ask.world.seed, f"{ask.draws.mark} {index}".encode())
     calls = _calls(ask, draws)

@@ -5,10 +5,15 @@ as of November 2026, checked by eye against the data of genai-prices 0.2.3; the 
 
 * OpenAI, https://platform.openai.com/docs/pricing: standard, priority and flex processing. Models before gpt-5.6 have
   no fee for writing a cache. gpt-5.6 charges 1.25 x input for a cache write, and the whole request at the long-context
-  rate when its input is above 272,000 tokens.
+  rate when its input is above 272,000 tokens. Web search 10 USD per 1,000.
 * Anthropic, https://docs.claude.com/en/docs/about-claude/pricing: cache writes 1.25 x for 5 minutes and 2 x for 1 hour,
   reads 0.1 x, web search 10 USD per 1,000, fast mode of Opus 4.8 2 x, `inference_geo: "us"` 1.1 x from the 4.6 models
   on, and for Sonnet 4.5 the long-context rate above 200,000 input tokens.
+* Gemini, https://ai.google.dev/gemini-api/docs/pricing: thoughts cost what output costs, and what Google Search found
+  what a prompt costs. 2.5 Pro has a long-context rate above 200,000 tokens of prompt and charges 35 USD per 1,000
+  grounded prompts, Gemini 3 charges 14 USD per 1,000 queries.
+* Bedrock, https://aws.amazon.com/bedrock/pricing/: a profile of one region group (`us.`) costs 1.1 x what `global.`
+  costs for Claude 4.5 and newer. Nova has no fee for writing a cache.
 
 Amounts are exact: the context raises where a digit would be lost. A token's price is the million's with its point
 moved.
@@ -100,6 +105,7 @@ def _openai(model: str, served_as: str, *, long_above: int | None = None, **tier
         "openai",
         {tier: _pair(text) for tier, text in tiers.items()},
         long_above=long_above,
+        web_search_per_1000=Decimal(10),
         reasons=model.startswith("gpt-5"),
         states_cache_writes=model.startswith("gpt-5.6"),
     )
@@ -117,8 +123,30 @@ def _anthropic(model: str, served_as: str, *, long_above: int | None = None, geo
     )
 
 
+def _google(model: str, rates: str, *, search: str | None = None, long_above: int | None = None) -> Card:
+    return Card(
+        model,
+        model,
+        "google",
+        {"standard": _pair(rates)},
+        long_above=long_above,
+        web_search_per_1000=None if search is None else Decimal(search),
+        reasons=search is not None,
+    )
+
+
+def _bedrock(model: str, served_as: str, rates: str) -> Card:
+    return Card(model, served_as, "bedrock", {"standard": _pair(rates)})
+
+
 CARDS: tuple[Card, ...] = (
-    _openai("gpt-4o-mini", "gpt-4o-mini-2024-07-18", default="0.15 0.60 0.075", priority="0.25 1.00 0.125"),
+    _openai(
+        "gpt-4o-mini",
+        "gpt-4o-mini-2024-07-18",
+        default="0.15 0.60 0.075",
+        priority="0.25 1.00 0.125",
+        batch="0.075 0.30 0.075",
+    ),
     _openai("gpt-4o", "gpt-4o-2024-08-06", default="2.50 10.00 1.25", priority="4.25 17.00 2.125"),
     _openai("gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", default="0.40 1.60 0.10", priority="0.70 2.80 0.175"),
     _openai(
@@ -142,7 +170,10 @@ CARDS: tuple[Card, ...] = (
         long_above=200_000,
         standard="3 15 0.30 3.75 6 | 6 22.50 0.60 7.50 12",
     ),
-    _anthropic("claude-haiku-4-5", "claude-haiku-4-5-20251001", standard="1 5 0.10 1.25 2"),
+    _anthropic(
+        "claude-haiku-4-5", "claude-haiku-4-5-20251001", standard="1 5 0.10 1.25 2", batch="0.50 2.50 0.05 0.625 1"
+    ),
+    _anthropic("claude-sonnet-4-6", "claude-sonnet-4-6", geo=True, standard="3 15 0.30 3.75 6"),
     _anthropic("claude-opus-4-6", "claude-opus-4-6", geo=True, standard="5 25 0.50 6.25 10"),
     _anthropic(
         "claude-opus-4-8",
@@ -151,6 +182,15 @@ CARDS: tuple[Card, ...] = (
         standard="5 25 0.50 6.25 10",
         fast="10 50 1.00 12.50 20",
     ),
+    _bedrock(
+        "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "claude-sonnet-4-5-20250929-bedrock", "3.3 16.5 0.33 4.125 6.6"
+    ),
+    _bedrock("global.anthropic.claude-haiku-4-5-20251001-v1:0", "claude-haiku-4-5-20251001-bedrock", "1 5 0.1 1.25 2"),
+    _bedrock("us.amazon.nova-lite-v1:0", "us.amazon.nova-lite-v1:0", "0.06 0.24 0.015"),
+    _google("gemini-3.1-flash-lite", "0.25 1.50 0.025", search="14"),
+    _google("gemini-2.5-pro", "1.25 10 0.125 | 2.50 15 0.25", search="35", long_above=200_000),
+    _google("gemini-embedding-2", "0.20 0 0.20"),
+    _bedrock("amazon.titan-embed-text-v2:0", "amazon.titan-embed-text-v2:0", "0.02 0 0.02"),
 )
 
 

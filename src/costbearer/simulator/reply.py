@@ -22,11 +22,12 @@ EVENTS = "text/event-stream; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What all calls to one simulator share."""
+    """What all calls to one simulator share. `stored` is what callers left with the providers, by its id."""
 
     seed: int
     prices: PriceList
     cache: PromptCache = field(default_factory=PromptCache)
+    stored: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,17 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error before anything was generated. `kind` and `code` are the provider's own words."""
+    """An error before anything was generated. `kind` and `code` are the provider's own words.
+
+    `headers` come with it beside those of every reply.
+    """
 
     status: int
     kind: str
     message: str
     code: str | None = None
     param: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Piece(NamedTuple):
@@ -72,7 +77,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     `bill(n)` is the bill once n tokens were generated; `final` is the bill of all `total` of them. A reply that is not
     a stream has one piece. `error_event` is how this dialect says in a stream that it cannot go on. `repeatable` says
-    that the same request gets the same reply but for its id.
+    that the same request gets the same reply but for its id. `headers` are those of this reply alone.
     """
 
     status: int
@@ -85,6 +90,7 @@ class Plan(msgspec.Struct, frozen=True):
     bill: Callable[[int], Bill] | None = None
     error_event: bytes = b""
     repeatable: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
 
     @property
     def tokens(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from costbearer.errors import DataDirectoryBusy, StoreFailed
+from costbearer.ledger import AWAITING_RESULT, Entry
 from costbearer.stores.ledger_reader import POSITIONS, TOTALS, Position, Reader, alias, quoted, totals_of_rows
-from costbearer.stores.ledger_schema import CHARGES, ENTRIES, FINGERPRINT
-from costbearer.stores.segments import Posted, Totals, charges_of, entries_of, table_of
+from costbearer.stores.ledger_schema import CHARGE_COLUMNS, CHARGES, ENTRIES, FINGERPRINT
+from costbearer.stores.rows import Posted, entry_from, table_of
+from costbearer.stores.segments import Totals, charges_of, entries_of
 
 __all__ = ["Ledger", "Position", "Reader"]
 
@@ -50,6 +53,19 @@ _SETTINGS: Mapping[str, Any] = {
 }
 _NO_PROGRESS_BAR = "SET enable_progress_bar = false"
 """It draws on stdout, also where that is no terminal. A setting of each connection."""
+_AWAITING = """
+SELECT journal, sequence, provider, provider_response_id FROM entries
+WHERE reason_unknown = ? AND calls > 0 AND provider_response_id IS NOT NULL
+AND journal || '.' || sequence NOT IN (SELECT refers_to FROM entries WHERE refers_to IS NOT NULL AND calls < 0)
+ORDER BY started_at, journal, sequence
+"""
+_SETTLED = """
+SELECT DISTINCT provider, provider_response_id FROM entries
+WHERE reason_unknown = ? AND calls < 0 AND provider_response_id IS NOT NULL
+"""
+_SETTLEMENTS = """
+SELECT journal, sequence, settlement FROM entries WHERE settlement IS NOT NULL ORDER BY started_at, journal, sequence
+"""
 _LOCKDOWN = ("SET enable_external_access = false", "SET lock_configuration = true")
 _BROKEN = (duckdb.FatalException, duckdb.IOException, duckdb.InternalException, duckdb.SerializationException)
 """Errors that say that the file or the instance is broken; any other is the fault of a query or of the moment."""
@@ -93,7 +109,7 @@ class Ledger:
     def close(self) -> None:
         """Write what is in memory to the file and let go of it. Readers that are still out fail."""
         with self._writing:
-            self._stop()
+            self._stop(write=True)
 
     @contextmanager
     def reader(self, *, held: bool = True) -> Iterator[Reader]:
@@ -156,10 +172,93 @@ class Ledger:
                 raise
             self._positions = known | {position.journal: position for position in positions}
 
+    def load(self, files: Sequence[Path], positions: Sequence[Position]) -> None:
+        """Load sealed Parquet files (`SEALED_ARROW`) into an empty ledger, and say that these positions are posted.
+
+        The engine reads the files itself, which takes a third of the time of `post_table`; for that it is started once
+        more with access to files, before readers are made. It is not one transaction: who dies here leaves rows without
+        positions, which the next opening finds.
+
+        Raises:
+            StoreFailed: the ledger is not empty, the engine failed, or what it holds now is not what the positions say.
+        """
+        with self._writing, self.guarded("loading"):
+            if self._positions:
+                raise StoreFailed("sealed files are loaded into an empty ledger only")
+            self._stop(write=False)
+            try:
+                self._start([str(file) for file in files])
+            except StoreFailed:
+                self._stop(write=False)
+                raise
+            totals = self.totals_by_journal()
+            for position in positions:
+                held = totals.pop(position.journal, Totals())
+                said = position.entries, position.cost_usd, position.closed_sequence
+                if (held.entries, held.cost_usd, held.closed_sequence) != said:
+                    raise StoreFailed(f"journal {position.journal}: its sealed files were loaded as {held}")
+            if totals:
+                raise StoreFailed(f"sealed files hold rows of other journals: {', '.join(sorted(totals))}")
+            connection = self._ready()
+            connection.execute("BEGIN TRANSACTION")
+            try:
+                self._move(connection, positions)
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+            self._positions = {position.journal: position for position in positions}
+
     def totals_by_journal(self) -> dict[str, Totals]:
         """What the rows themselves add up to, per journal."""
         with self._writing, self.guarded("a query"):
             return totals_of_rows(self._ready().sql(TOTALS).to_arrow_table().to_pylist())
+
+    def awaiting(self) -> pa.Table:
+        """`journal`, `sequence`, `provider` and `provider_response_id` of calls that await their result, in order."""
+        return self._asked(_AWAITING, [AWAITING_RESULT])
+
+    def settled(self) -> pa.Table:
+        """`provider` and `provider_response_id` of calls that awaited their result and were reversed."""
+        return self._asked(_SETTLED, [AWAITING_RESULT])
+
+    def settlements(self) -> pa.Table:
+        """`journal`, `sequence` and `settlement` (JSON) of entries that bring the result of another call, in order."""
+        return self._asked(_SETTLEMENTS, [])
+
+    def entries(self, identities: Sequence[tuple[str, int]]) -> list[Entry]:
+        """The entries of these (journal, sequence), each with its charges, in this order; none is missing.
+
+        Raises:
+            StoreFailed: one is not there, or the engine failed.
+        """
+        wanted = pa.table(
+            [pa.array(column) for column in zip(*identities, strict=True)] or [[], []], names=["journal", "sequence"]
+        )
+        with self._writing, self.guarded("a query"):
+            connection = self._ready()
+            connection.register("wanted", wanted)
+            try:
+                rows, charges = (
+                    connection.sql(f"SELECT t.* FROM {name} t SEMI JOIN wanted USING (journal, sequence)")  # noqa: S608
+                    .to_arrow_table()
+                    .to_pylist(maps_as_pydicts="strict")
+                    for name in ("entries", "charges")
+                )
+            finally:
+                connection.unregister("wanted")
+        lines: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for charge in charges:
+            lines.setdefault((charge["journal"], charge["sequence"]), []).append(charge)
+        found = {(row["journal"], row["sequence"]): row for row in rows}
+        try:
+            return [entry_from(found[identity], lines.get(identity, ())) for identity in identities]
+        except KeyError as missing:
+            raise StoreFailed(f"the ledger has no entry {missing.args[0]}") from None
+
+    def _asked(self, statement: str, parameters: list[Any]) -> pa.Table:
+        with self._writing, self.guarded("a query"):
+            return self._ready().sql(statement, params=parameters).to_arrow_table()
 
     def marks(self) -> set[str]:
         """Remarks that were kept with `mark`."""
@@ -192,13 +291,13 @@ class Ledger:
     def reopen(self) -> None:
         """Another engine on the same file, after `broken`."""
         with self._writing:
-            self._stop()
+            self._stop(write=False)
             self._start()
 
     def set_aside(self, reason: str) -> Path:
         """Put the file away as `NAME.damaged-TIME` and begin an empty ledger. Gives the path it has now."""
         with self._writing:
-            self._stop()
+            self._stop(write=False)
             away = self._put_away(reason)
             self._start()
             return away
@@ -218,30 +317,32 @@ class Ledger:
             raise StoreFailed("the ledger is closed")
         return self._connection
 
-    def _start(self) -> None:
+    def _start(self, files: Sequence[str] = ()) -> None:
         stale = [path for path in self._files() if path != self.file] if not self.file.exists() else []
         if stale:
             self._put_away("its main file is missing")
         try:
-            self._connect()
+            self._connect(files)
         except (_Damaged, duckdb.Error) as error:
-            self._stop()
+            self._stop(write=False)
             _refuse_unless_damaged(self.file, error)
             self._put_away(str(error) if isinstance(error, _Damaged) else _first_line(error))
             try:
                 self._connect()
             except duckdb.Error as again:
-                self._stop()
+                self._stop(write=False)
                 raise StoreFailed(f"{self.file} cannot be made: {_first_line(again)}") from again
         self.broken = None
 
-    def _connect(self) -> None:
+    def _connect(self, files: Sequence[str] = ()) -> None:
         new = not self.file.exists()
         connection = self._connection = duckdb.connect(str(self.file), config=dict(_SETTINGS))
         if new:
             _create(connection)
         else:
             _check_schema(connection)
+        if files:
+            _load_files(connection, files)
         self._positions = {
             row["journal"]: Position(**row)
             for row in connection.sql("SELECT * FROM positions").to_arrow_table().to_pylist()
@@ -253,14 +354,19 @@ class Ledger:
             cursor.execute(_NO_PROGRESS_BAR)
             pool.put(Reader(cursor, ibis.duckdb.from_connection(cursor), self.guarded))
         connection.execute(_NO_PROGRESS_BAR)
+        # A file that is set aside need not be written first; `close` writes.
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET python_enable_replacements = false")
         for statement in _LOCKDOWN:
             connection.execute(statement)
         self._pool, self._made = pool, self._count
 
-    def _stop(self) -> None:
-        """Take the readers in and close. One that does not come back in time is closed under its user."""
+    def _stop(self, *, write: bool) -> None:
+        """Take the readers in and close; where `write`, bring what is in the log into the file first.
+
+        A reader that does not come back in time is closed under its user.
+        """
         if self._connection is None:
             return
         pool, self._pool = self._pool, queue.LifoQueue()
@@ -273,6 +379,8 @@ class Ledger:
             reader.close()
         connection, self._connection = self._connection, None
         try:
+            if write:
+                connection.execute("CHECKPOINT")
             connection.close()
         except duckdb.Error as error:
             self.notices.append(f"{self.file.name} did not close: {_first_line(error)}")
@@ -325,6 +433,33 @@ class Ledger:
 
 class _Damaged(Exception):
     """The file opens but is not a ledger of this schema."""
+
+
+def _load_files(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
+    """Both tables at once, each on a connection of its own: neither keeps two processors busy alone."""
+    names = ", ".join(quoted(column.name) for column in ENTRIES)
+    charge = ", ".join(f"charge.{alias(column.name)}" for column in CHARGE_COLUMNS)
+    statements = (
+        f"INSERT INTO entries SELECT {names} FROM read_parquet(?)",  # noqa: S608
+        f"INSERT INTO charges SELECT journal, sequence, {charge} "  # noqa: S608
+        "FROM (SELECT journal, sequence, unnest(charges) AS charge FROM read_parquet(?))",
+    )
+    with ThreadPoolExecutor(len(statements), "ledger-loading") as pool:
+        cursors = [connection.cursor() for _ in statements]
+        for cursor in cursors:
+            cursor.execute(_NO_PROGRESS_BAR)
+        started = [
+            pool.submit(cursor.execute, statement, [list(files)])
+            for cursor, statement in zip(cursors, statements, strict=True)
+        ]
+        try:
+            for future in started:
+                future.result()
+        except duckdb.Error as error:
+            raise StoreFailed(f"sealed files cannot be loaded: {_first_line(error)}") from error
+        finally:
+            for cursor in cursors:
+                cursor.close()
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:

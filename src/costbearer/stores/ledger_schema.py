@@ -65,8 +65,10 @@ ENTRIES: tuple[Column, ...] = (
     *_money("bound_usd"),
     *_text("reason_unknown"),
     Column("notes", pa.list_(_TEXT), "VARCHAR[]"),
+    *_text("settlement", "price_provider", "speed", "variant", "work"),
 )
-"""`attribution` is JSON text. `closed_sequence` is the journal sequence of the frame that closed the entry."""
+"""`attribution`, `settlement` and `work` are JSON text. `closed_sequence` is the journal sequence of the frame that
+closed the entry."""
 
 CHARGES: tuple[Column, ...] = (
     *_text("journal"),
@@ -79,5 +81,10 @@ CHARGES: tuple[Column, ...] = (
 
 ENTRIES_ARROW = pa.schema([(column.name, column.arrow) for column in ENTRIES])
 CHARGES_ARROW = pa.schema([(column.name, column.arrow) for column in CHARGES])
+CHARGE_COLUMNS = CHARGES[2:]
+CHARGES_LIST = pa.list_(pa.struct([(column.name, column.arrow) for column in CHARGE_COLUMNS]))
+SEALED_ARROW = ENTRIES_ARROW.append(pa.field("charges", CHARGES_LIST))
+"""The columns of a sealed Parquet file: the entries, and under `charges` their charges (journal and sequence are the
+entry's)."""
 
 FINGERPRINT = hashlib.sha256(repr((ENTRIES, CHARGES)).encode()).hexdigest()[:16]

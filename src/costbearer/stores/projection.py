@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
-from costbearer.journal import Damage, FrameAt, Intent, Opening, Outcome
-from costbearer.stores.segments import Flaw, Rows
+from costbearer.frames import Damage, FrameAt, IntentHead, Opening, OutcomeRow
+from costbearer.stores.rows import Rows
+from costbearer.stores.segments import Flaw
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -46,7 +48,7 @@ class Projection:
         final: bool,
         previous_sha256: str | None = None,
     ) -> int | None:
-        """Take what `read_frames` yields for the next bytes of a segment; entries go to `rows`.
+        """Take what `read_frames` yields (with `frames.rows`) for the next bytes of a segment; entries go to `rows`.
 
         `final` says that these bytes end the segment for good; otherwise a torn tail is a frame that is being written.
         `previous_sha256` is the hash of the segment before, where it is known.
@@ -64,11 +66,11 @@ class Projection:
                 elif not self._out_of_order(segment, item):
                     end = item.end
                     continue
-                if type(frame) is Intent:
+                if type(frame) is IntentHead:
                     if self._own(segment, item, frame.entry.journal, frame.entry.sequence == item.sequence):
                         self.open[item.sequence] = frame.entry.started_at
-                elif type(frame) is Outcome:
-                    entry = frame.entry
+                elif type(frame) is OutcomeRow:
+                    entry: Any = frame.entry
                     if self._own(segment, item, entry.journal, True) and (
                         self.open.pop(entry.sequence, None) is not None
                         or self._without_intent(segment, item, entry.sequence)

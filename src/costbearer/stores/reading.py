@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -20,27 +21,36 @@ import pyarrow.compute as pc
 
 from costbearer import money
 from costbearer.errors import JournalFailed, StoreFailed
-from costbearer.journal import FrameAt, Intent, Outcome, all_segments, raw_bytes, read_frames, segment_file
-from costbearer.journal_files import cut_files, seal_file
+from costbearer.frames import FrameAt, Intent, OutcomeHead, heads, read_frames, rows
+from costbearer.journal import all_segments, raw_bytes, segment_file
+from costbearer.journal_files import cut_files, seal_file, sync_directory
 from costbearer.ledger import Entry
+from costbearer.stores.ledger_schema import FINGERPRINT, SEALED_ARROW
+from costbearer.stores.own_journal import is_own
 from costbearer.stores.projection import Projection, Ranges
+from costbearer.stores.rows import Posted, Rows, table_of
 from costbearer.stores.segments import (
     TEMPORARY,
     Flaw,
-    Rows,
     Seal,
     Totals,
+    check_files,
     drop_raw,
     holds,
+    intact_parquet,
     load_parquet,
     read_seals,
     totals_of,
+    write_compressed,
     write_parquet,
     write_seal,
 )
 
 REASON_OUTCOME_UNREADABLE = "outcome_unreadable"
 """The call ended, and the frame that said how cannot be read any more."""
+
+PREPARED_MAX = 4
+"""Segments whose sealed files are being written while reading goes on; each is held in memory until they are."""
 
 
 class Place(NamedTuple):
@@ -65,7 +75,10 @@ class _State(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A segment that was read to its end and is not sealed. Its Parquet file is written."""
+    """A segment that was read to its end and is not sealed.
+
+    `parquet_sha256` is there when both its files are written, which happens while reading goes on.
+    """
 
     number: int
     first_sequence: int
@@ -73,7 +86,7 @@ class _Part(NamedTuple):
     totals: Totals
     raw_bytes: int
     raw_sha256: str
-    parquet_sha256: str
+    parquet_sha256: Future[str]
     after: _State
     flaws: tuple[Flaw, ...]
 
@@ -93,6 +106,7 @@ class JournalReading:
     Attributes:
         place: everything before it was given out.
         totals: of all that was given out.
+        own: it is the books' own; it is never taken over, because its segments are sealed from the beginning.
         dead: nobody writes it any more and it was taken over: what is there is all there will be.
         unreadable: sealed segments of which neither the Parquet file nor the raw frames can be read.
     """
@@ -104,6 +118,7 @@ class JournalReading:
         self.place = Place(1, 0)
         self.totals = Totals()
         self.dead = False
+        self.own = is_own(directory)
         self.unreadable: set[int] = set()
         self._sealed: list[_Sealed] = []
         self._flaws: list[Flaw] = []
@@ -167,8 +182,11 @@ class JournalReading:
             numbers.append(numbers[-1] + 1)
         self._numbers = numbers
 
-    def replay(self, place: Place, without: frozenset[int] = frozenset()) -> Totals:
+    def replay(self, place: Place, pool: Executor, without: frozenset[int] = frozenset()) -> Totals:
         """Go to where a ledger says it is, without giving anything out, and say what was posted up to there.
+
+        `pool` writes the files with which segments that were read to their end will be sealed; so in `moves`. What was
+        given to it must be done before the journal is opened again.
 
         `without` are sealed segments that could not be read when the ledger was built; those that still cannot be count
         as nothing.
@@ -187,16 +205,27 @@ class JournalReading:
                 self.place = place
         while self.place < place and place.segment >= self._first_unsealed:
             before = self.place
-            rows = self._advance(place)
-            if rows is not None:
-                self.totals = self.totals.plus(totals_of(rows))
+            self._advance(place, pool)
             if self.place == before:
                 break
         if self.place != place:
             raise StoreFailed(f"journal {self.id} ends at {self.place.segment}.{self.place.offset}")
         return self.totals
 
-    def moves(self) -> Iterator[pa.Table]:
+    def intact(self, pool: Executor) -> list[Seal]:
+        """The seals of the first segments, up to the first one whose Parquet file is not as sealed, or of old."""
+        seals = [sealed.seal for sealed in self._sealed]
+        found = []
+        for seal, holding in zip(seals, pool.map(self._intact, seals), strict=True):
+            if seal is None or not holding:
+                break
+            found.append(seal)
+        return found
+
+    def _intact(self, seal: Seal | None) -> bool:
+        return seal is not None and intact_parquet(self.directory, seal)
+
+    def moves(self, pool: Executor) -> Iterator[pa.Table]:
         """The rows from `place` on, piece by piece, up to the end as `look` found it; `place` and `totals` move along.
 
         Raises:
@@ -212,12 +241,17 @@ class JournalReading:
         self._sealed.clear()
         while True:
             before = self.place
-            rows = self._advance(None)
-            if rows is not None and rows.num_rows:
-                self.totals = self.totals.plus(totals_of(rows))
-                yield rows
+            table = self._advance(None, pool)
+            if table is not None and table.num_rows:
+                yield table
             if self.place == before:
                 return
+
+    def recorded(self, seal: Seal) -> None:
+        """Of the books' own journal: its writer has added this segment, and it is posted."""
+        self.totals = self.totals.plus(seal.totals)
+        self._begin(seal.segment + 1, _State(seal.last_sequence + 1, {}, (), ()))
+        self.place = self._at
 
     def sync(self) -> None:
         """Make what was read durable (`fdatasync`), so that no ledger knows what the journal could still lose.
@@ -240,32 +274,32 @@ class JournalReading:
                 os.close(fd)
         self._touched.clear()
 
-    def seal_due(self) -> int:
+    def seal_due(self, pool: Executor) -> int:
         """Seal every segment that is due, in order; call it only when all that was given out is posted. Gives how many.
 
         Raises:
             OSError: a file cannot be written; it is tried again after the journal is opened again.
             StoreFailed: a segment is not what was read before.
         """
-        sealed = 0
-        while (
-            self._parts
-            and min(self._projection.open, default=self._projection.next_sequence) >= self._parts[0].after.next_sequence
-        ):
-            part = self._parts[0]
-            raw = raw_bytes(self.directory, part.number)
-            if hashlib.sha256(raw).hexdigest() != part.raw_sha256:
-                raise StoreFailed(f"segment {part.number} of journal {self.id} has changed since it was read")
-            seal = self._seal_of(part)
-            self._previous_seal = write_seal(self.directory, seal, raw)
-            drop_raw(self.directory, part.number)
+        first_open = min(self._projection.open, default=self._projection.next_sequence)
+        due = [part for part in self._parts if first_open >= part.after.next_sequence]
+        if not due:
+            return 0
+        seals = [self._seal_of(part) for part in due]
+        for _ in pool.map(check_files, [self.directory] * len(seals), seals):
+            pass
+        sync_directory(self.directory)
+        for part, seal in zip(due, seals, strict=True):
+            chained = msgspec.structs.replace(seal, previous_seal_sha256=self._previous_seal)
+            self._previous_seal = write_seal(self.directory, chained)
             self._parts.popleft()
             self._flaws += part.flaws
             self._first_unsealed = part.number + 1
-            sealed += 1
-        return sealed
+        drop_raw(self.directory, *(part.number for part in due))
+        return len(due)
 
     def _seal_of(self, part: _Part) -> Seal:
+        """Its seal, apart from the chain."""
         return Seal(
             journal=self.id,
             segment=part.number,
@@ -280,8 +314,9 @@ class JournalReading:
             last_closed_sequence=part.totals.closed_sequence,
             raw_bytes=part.raw_bytes,
             raw_sha256=part.raw_sha256,
-            parquet_sha256=part.parquet_sha256,
-            previous_seal_sha256=self._previous_seal,
+            parquet_sha256=part.parquet_sha256.result(),
+            previous_seal_sha256=None,
+            schema=FINGERPRINT,
             open=part.after.open,
             lost=part.after.lost,
             found=part.after.found,
@@ -307,9 +342,9 @@ class JournalReading:
                 self._sealed.append(_Sealed(number, seal, before, seal.totals))
                 continue
             bare = _Sealed(number, None, before, Totals())
-            rows = self._rows(bare)
-            self._sealed.append(bare._replace(totals=totals_of(rows) if rows is not None else Totals()))
-            if rows is None:
+            table = self._rows(bare)
+            self._sealed.append(bare._replace(totals=totals_of(table) if table is not None else Totals()))
+            if table is None:
                 self._flaws.append(Flaw(self.id, number, 0, 0, "missing", f"segment {number} and its seal are missing"))
         self._previous_seal = seals[-1][1] if seals else None
         self._previous_raw = seals[-1][0].raw_sha256 if seals else None
@@ -325,6 +360,7 @@ class JournalReading:
         self._at = Place(number, 0)
         self._sha = hashlib.sha256()
         self._tables: list[pa.Table] = []
+        self._segment_totals = Totals()
         self._frames_before = self._projection.frames
         self._flaws_before = len(self._projection.flaws)
         self._first_sequence = self._projection.next_sequence
@@ -333,8 +369,11 @@ class JournalReading:
         self.totals = self.totals.plus(totals)
         self.place = Place(sealed.number + 1, 0)
 
-    def _advance(self, limit: Place | None) -> pa.Table | None:
-        """Read the tail on to the end of its segment, or to `limit`; None where there was nothing to read."""
+    def _advance(self, limit: Place | None, pool: Executor) -> pa.Table | None:
+        """Read the tail on to the end of its segment, or to `limit`: its rows, which are in `totals` then.
+
+        None where there was nothing to read.
+        """
         number, offset = self._at
         if number not in self._numbers:
             later = [other for other in self._numbers if other > number]
@@ -352,20 +391,23 @@ class JournalReading:
         data = self._bytes_from(number, offset)
         if limit is not None and number == limit.segment and offset + len(data) >= limit.offset:
             data, final = data[: limit.offset - offset], False
-        rows = Rows()
-        items = read_frames(data, 0, None, base=offset)
-        end = self._projection.feed(number, items, rows, final=final, previous_sha256=self._previous_raw)
+        read = Rows()
+        items = read_frames(data, 0, None, base=offset, decode=rows)
+        end = self._projection.feed(number, items, read, final=final, previous_sha256=self._previous_raw)
         if end is not None:
             self._sha.update(memoryview(data)[: end - offset])
             self._at = Place(number, end)
             self._touched.add(number)
-        if ended and last:
-            self._close_unreadable(rows)
-        table = rows.table()
+        table = read.table()
+        if ended and last and self._projection.open:
+            table = pa.concat_tables([table, table_of(self._close_unreadable())])
         if table.num_rows:
             self._tables.append(table)
+            totals = totals_of(table)
+            self._segment_totals = self._segment_totals.plus(totals)
+            self.totals = self.totals.plus(totals)
         if final:
-            self._complete(number)
+            self._complete(number, pool)
         self.place = self._at
         return table
 
@@ -377,9 +419,9 @@ class JournalReading:
         except FileNotFoundError:
             return raw_bytes(self.directory, number)[offset:]
 
-    def _complete(self, number: int) -> None:
-        """The segment was read to its end: write its Parquet file, keep what its seal will say."""
-        table = pa.concat_tables(self._tables) if self._tables else Rows().table()
+    def _complete(self, number: int, pool: Executor) -> None:
+        """The segment was read to its end: have its files written, keep what its seal will say."""
+        table = pa.concat_tables(self._tables) if self._tables else SEALED_ARROW.empty_table()
         projection = self._projection
         cuts = [
             Flaw(
@@ -389,14 +431,16 @@ class JournalReading:
             if cut == number
         ]
         self._previous_raw = self._sha.hexdigest()
+        if len(self._parts) >= PREPARED_MAX:
+            self._parts[-PREPARED_MAX].parquet_sha256.result()
         part = _Part(
             number=number,
             first_sequence=self._first_sequence,
             frames=projection.frames - self._frames_before,
-            totals=totals_of(table),
+            totals=self._segment_totals,
             raw_bytes=self._at.offset,
             raw_sha256=self._previous_raw,
-            parquet_sha256=write_parquet(self.directory, number, table),
+            parquet_sha256=pool.submit(_prepare, self.directory, number, table, self._previous_raw),
             after=_State(
                 projection.next_sequence, dict(projection.open), projection.lost, tuple(sorted(projection.found))
             ),
@@ -405,10 +449,11 @@ class JournalReading:
         self._parts.append(part)
         self._next_segment(number + 1)
 
-    def _close_unreadable(self, rows: Rows) -> None:
+    def _close_unreadable(self) -> list[Posted]:
         """A dead journal was read to its end, and the taker-over saw no open intents: those that are open all the same
         lie in sealed segments and lost their outcome to damage later on. They are posted as unknown.
         """
+        found = []
         for sequence in sorted(self._projection.open):
             entry = self._intent(sequence)
             detail = f"no outcome of the intent {sequence} can be read; it is posted as unknown"
@@ -417,8 +462,9 @@ class JournalReading:
             )
             if entry is not None:
                 unknown = msgspec.structs.replace(entry, status="unknown", reason_unknown=REASON_OUTCOME_UNREADABLE)
-                rows.add(sequence, unknown)
+                found.append(Posted(sequence, unknown))
         self._projection.open.clear()
+        return found
 
     def _intent(self, sequence: int) -> Entry | None:
         for number in all_segments(self.directory):
@@ -435,10 +481,10 @@ class JournalReading:
             raw = raw_bytes(self.directory, sealed.number)
         except OSError:
             return None
-        rows = Rows()
+        read = Rows()
         projection = sealed.before.projection(self.id)
-        projection.feed(sealed.number, read_frames(raw), rows, final=True)
-        table = rows.table()
+        projection.feed(sealed.number, read_frames(raw, decode=rows), read, final=True)
+        table = read.table()
         if sealed.seal is not None and totals_of(table) != sealed.seal.totals:
             return None
         return table
@@ -451,16 +497,23 @@ class JournalReading:
                 self.unreadable.add(sealed.number)
                 detail = f"sealed segment {sealed.number} cannot be read: {sealed.totals} are missing"
                 self._flaws.append(Flaw(self.id, sealed.number, 0, 0, "unreadable", detail))
-            return Rows().table()
+            return SEALED_ARROW.empty_table()
         if not offset:
             return table if after else table.slice(0, 0)
         closed = [
             item.sequence
-            for item in read_frames(raw_bytes(self.directory, sealed.number))
-            if isinstance(item, FrameAt) and isinstance(item.frame, Outcome) and item.end <= offset
+            for item in read_frames(raw_bytes(self.directory, sealed.number), decode=heads)
+            if isinstance(item, FrameAt) and isinstance(item.frame, OutcomeHead) and item.end <= offset
         ]
         posted = pc.is_in(table.column("closed_sequence"), value_set=pa.array(closed, type=pa.int64()))
         return table.filter(pc.invert(posted) if after else posted)
+
+
+def _prepare(directory: Path, number: int, table: pa.Table, raw_sha256: str) -> str:
+    """Write both files with which a segment is sealed; gives the SHA-256 of the Parquet file."""
+    if segment_file(directory, number).exists():
+        write_compressed(directory, number, raw_sha256)
+    return write_parquet(directory, number, table)
 
 
 def _finished(directory: Path, seal: Seal, *, last: bool) -> bool:

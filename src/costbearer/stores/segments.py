@@ -4,44 +4,30 @@ A segment of the journal is sealed when every intent in it and before it is clos
 entries that were closed in it (`N.parquet`, from which a ledger is rebuilt quickly), its raw frames (`N.cbj.zst`, the
 record itself) and `N.seal.json`, which holds counts, sums and the hashes of both and of the seal before it. Each is
 written under another name, synced and renamed; the raw segment goes only after all three were read back.
+
+The books' own segments (`own_journal`) have no frames: there the Parquet file is the record itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from msgspec.structs import astuple
 
 from costbearer import money
 from costbearer.errors import StoreFailed
 from costbearer.journal import segment_file
 from costbearer.journal_files import seal_file, sync_directory
-from costbearer.ledger import Charge, Entry
-from costbearer.stores.ledger_schema import CHARGES, CHARGES_ARROW, ENTRIES, ENTRIES_ARROW
-from costbearer.usage import COUNTS, Usage
-
-_CHARGE_COLUMNS = CHARGES[2:]
-_CHARGES_TYPE = pa.list_(pa.struct([(column.name, column.arrow) for column in _CHARGE_COLUMNS]))
-SEALED_ARROW = ENTRIES_ARROW.append(pa.field("charges", _CHARGES_TYPE))
-"""The columns of `N.parquet`: the entries, and under `charges` their charges (journal and sequence are the entry's)."""
-
-_PLAIN = tuple(column for column in ENTRIES if column.name in Entry.__struct_fields__)
-_MADE = ("attribution", "tags", "notes")
-_AT = {name: at for at, name in enumerate(Entry.__struct_fields__)}
-_CHARGE_AT = {name: at for at, name in enumerate(Charge.__struct_fields__)}
-_USAGE_AT = {name: at for at, name in enumerate(Usage.__struct_fields__)}
-_json = msgspec.json.Encoder().encode
+from costbearer.ledger import Entry
+from costbearer.stores.ledger_schema import CHARGES_ARROW, ENTRIES, FINGERPRINT, SEALED_ARROW
+from costbearer.usage import COUNTS
 
 _UNIQUE = {"request_id", "call_id", "parent_id", "trace_id", "provider_request_id", "provider_response_id", "refers_to"}
 _REPEATED = [
@@ -51,16 +37,18 @@ _REPEATED = [
 ]
 """Parquet columns that are worth a dictionary: 43 bytes an entry with these, 51 with one for every column."""
 _SUMMED = ["closed_sequence", "cost_usd"]
+ROW_GROUP_ENTRIES = 122_880
+"""Of a Parquet file: as many as the engine puts into one of its own."""
+
+_ADDABLE = {
+    "work",
+    *COUNTS,
+    *(field.name for field in msgspec.structs.fields(Entry) if field.default is None),
+}
+"""Columns that are NULL where an entry does not state them: a file from before they were added is read with NULLs."""
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written; one that is found at a start was left by a death and means nothing."""
-
-
-class Posted(NamedTuple):
-    """An entry and the sequence of the frame that closed it."""
-
-    closed_sequence: int
-    entry: Entry
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -104,6 +92,9 @@ class Flaw(msgspec.Struct, frozen=True):
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
     """What `N.seal.json` holds. Sums are exact text in USD.
 
+    `schema` is the fingerprint of the ledger's columns with which the Parquet file was written. `raw_bytes` is 0 for a
+    segment of the books' own journal, which has no frames.
+
     The state in which reading goes on behind the segment is here too: `open` intents (sequence -> start of the call;
     every one of them was closed by a later segment before this one was sealed), the sequences `lost` so far, as ranges,
     and those of them whose outcome was `found`.
@@ -124,6 +115,7 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     raw_sha256: str
     parquet_sha256: str
     previous_seal_sha256: str | None
+    schema: str = ""
     open: dict[int, datetime] = {}
     lost: tuple[tuple[int, int], ...] = ()
     found: tuple[int, ...] = ()
@@ -141,59 +133,6 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Rows:
-    """Collects entries and makes Arrow columns of them at once, which is where posting spends most of its time."""
-
-    def __init__(self) -> None:
-        self._closed: list[int] = []
-        self._entries: list[tuple[Any, ...]] = []
-
-    def __len__(self) -> int:
-        return len(self._closed)
-
-    def add(self, closed_sequence: int, entry: Entry) -> None:
-        self._closed.append(closed_sequence)
-        self._entries.append(astuple(entry))
-
-    def table(self) -> pa.Table:
-        """What was collected, in `SEALED_ARROW`."""
-        if not self._closed:
-            return SEALED_ARROW.empty_table()
-        values = list(zip(*self._entries, strict=True))
-        columns = {
-            column.name: pa.array(values[_AT[column.name]], type=column.arrow)
-            for column in _PLAIN
-            if column.name not in _MADE
-        }
-        counts = list(zip(*map(astuple, values[_AT["usage"]]), strict=True))
-        for name in COUNTS:
-            columns[name] = pa.array(counts[_USAGE_AT[name]], type=pa.int64())
-        columns["closed_sequence"] = pa.array(self._closed, type=pa.int64())
-        attribution = [_json(fields) for fields in values[_AT["attribution"]]]
-        columns["attribution"] = pa.array(attribution, type=pa.binary()).cast(pa.string())
-        tags = [tuple(tags.items()) for tags in values[_AT["tags"]]]
-        columns["tags"] = pa.array(tags, type=SEALED_ARROW.field("tags").type)
-        columns["notes"] = pa.array(values[_AT["notes"]], type=SEALED_ARROW.field("notes").type)
-        columns["charges"] = _charges_array(values[_AT["charges"]])
-        return pa.table([columns[name] for name in SEALED_ARROW.names], schema=SEALED_ARROW)
-
-
-def _charges_array(charges: Sequence[tuple[Charge, ...]]) -> pa.Array:
-    flat = list(zip(*map(astuple, chain.from_iterable(charges)), strict=True)) or [()] * len(_CHARGE_AT)
-    arrays = [pa.array(flat[_CHARGE_AT[column.name]], type=column.arrow) for column in _CHARGE_COLUMNS]
-    structs = pa.StructArray.from_arrays(arrays, fields=list(_CHARGES_TYPE.value_type))
-    ends = pa.array([0, *accumulate(map(len, charges))], type=pa.int32())
-    return pa.ListArray.from_arrays(ends, structs, type=_CHARGES_TYPE)
-
-
-def table_of(batch: Sequence[Posted]) -> pa.Table:
-    """The rows of some posted entries, in `SEALED_ARROW`."""
-    rows = Rows()
-    for posted in batch:
-        rows.add(posted.closed_sequence, posted.entry)
-    return rows.table()
-
-
 def entries_of(table: pa.Table) -> pa.Table:
     """The `entries` table's part of sealed rows."""
     return table.drop_columns(["charges"])
@@ -203,7 +142,7 @@ def charges_of(table: pa.Table) -> pa.Table:
     """The `charges` table's part of sealed rows: one row per charge, under its entry's journal and sequence."""
     lists = table.column("charges").combine_chunks()
     parents = pc.list_parent_indices(lists)
-    owner = [table.column(name).take(parents) for name in ("journal", "sequence")]
+    owner = [table.column(name).combine_chunks().take(parents) for name in ("journal", "sequence")]
     return pa.table([*owner, *lists.flatten().flatten()], schema=CHARGES_ARROW)
 
 
@@ -236,7 +175,7 @@ def write_parquet(directory: Path, number: int, table: pa.Table) -> str:
         OSError: it cannot be written.
     """
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=_REPEATED)
+    pq.write_table(table, sink, compression="zstd", use_dictionary=_REPEATED, row_group_size=ROW_GROUP_ENTRIES, write_statistics=False)
     data = sink.getvalue().to_pybytes()
     file = parquet_file(directory, number)
     write_durably(file, data)
@@ -248,30 +187,50 @@ def write_parquet(directory: Path, number: int, table: pa.Table) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def write_seal(directory: Path, seal: Seal, raw: bytes) -> str:
-    """Compress the raw frames beside a Parquet file that is already there, write the seal, give the seal's SHA-256.
+def write_compressed(directory: Path, number: int, raw_sha256: str) -> None:
+    """Write `N.cbj.zst` durably beside the raw segment.
 
     Raises:
-        StoreFailed: what was read back is not what was written.
+        StoreFailed: the raw segment is not the one with this hash.
+        OSError: it cannot be read or written.
+    """
+    raw = segment_file(directory, number).read_bytes()
+    if hashlib.sha256(raw).hexdigest() != raw_sha256:
+        raise StoreFailed(f"segment {number} of journal {directory.name} has changed since it was read")
+    write_durably(compressed_file(directory, number), pa.compress(raw, codec="zstd", asbytes=True))
+
+
+def check_files(directory: Path, seal: Seal) -> None:
+    """That all is there and as it will be sealed: the raw segment (where there is one) and what was made of it.
+
+    Raises:
+        StoreFailed: a file is not what the seal says.
+        OSError: one cannot be read.
+    """
+    where = f"segment {seal.segment} of journal {directory.name}"
+    raw = segment_file(directory, seal.segment)
+    if raw.exists() and _hash(raw) != seal.raw_sha256:
+        raise StoreFailed(f"{where} has changed since it was read")
+    if not holds(directory, seal):
+        raise StoreFailed(f"{where} does not read back as it was sealed")
+
+
+def write_seal(directory: Path, seal: Seal) -> str:
+    """Write the seal of files that were checked and whose names are durable; give the seal's SHA-256.
+
+    Raises:
         OSError: it cannot be written.
     """
-    compressed = compressed_file(directory, seal.segment)
-    write_durably(compressed, pa.compress(raw, codec="zstd", asbytes=True))
-    if (
-        _decompressed(compressed, seal.raw_bytes) != raw
-        or _hash(parquet_file(directory, seal.segment)) != seal.parquet_sha256
-    ):
-        raise StoreFailed(f"segment {seal.segment} of journal {directory.name} does not read back as it was sealed")
-    sync_directory(directory)
     document = msgspec.json.format(msgspec.json.encode(seal), indent=1) + b"\n"
     write_durably(seal_file(directory, seal.segment), document)
     sync_directory(directory)
     return hashlib.sha256(document).hexdigest()
 
 
-def drop_raw(directory: Path, number: int) -> None:
-    """Remove `N.cbj` of a sealed segment, durably."""
-    segment_file(directory, number).unlink(missing_ok=True)
+def drop_raw(directory: Path, *numbers: int) -> None:
+    """Remove `N.cbj` of sealed segments, durably."""
+    for number in numbers:
+        segment_file(directory, number).unlink(missing_ok=True)
     sync_directory(directory)
 
 
@@ -315,26 +274,51 @@ def read_seals(directory: Path) -> tuple[list[tuple[Seal, str]], list[Flaw]]:
 
 
 def holds(directory: Path, seal: Seal) -> bool:
-    """Whether both sealed files are there and are what the seal says."""
+    """Whether the sealed files are there and are what the seal says."""
     try:
-        raw = _decompressed(compressed_file(directory, seal.segment), seal.raw_bytes)
-        return hashlib.sha256(raw).hexdigest() == seal.raw_sha256 and (
-            _hash(parquet_file(directory, seal.segment)) == seal.parquet_sha256
-        )
+        if seal.raw_bytes:
+            raw = _decompressed(compressed_file(directory, seal.segment), seal.raw_bytes)
+            if hashlib.sha256(raw).hexdigest() != seal.raw_sha256:
+                return False
+        return _hash(parquet_file(directory, seal.segment)) == seal.parquet_sha256
+    except OSError:
+        return False
+
+
+def intact_parquet(directory: Path, seal: Seal) -> bool:
+    """Whether the Parquet file is what was sealed and has the columns of today."""
+    try:
+        return seal.schema == FINGERPRINT and _hash(parquet_file(directory, seal.segment)) == seal.parquet_sha256
     except OSError:
         return False
 
 
 def load_parquet(directory: Path, seal: Seal) -> pa.Table | None:
-    """The rows of a sealed segment; None where the file is missing, damaged or of another schema."""
+    """The rows of a sealed segment; None where the file is missing, damaged or of a schema that cannot be fitted.
+
+    A column that came later than the file, and whose absence is NULL, is NULL in every row of it.
+    """
     try:
         data = parquet_file(directory, seal.segment).read_bytes()
         if hashlib.sha256(data).hexdigest() != seal.parquet_sha256:
             return None
-        table = pq.read_table(pa.BufferReader(data), memory_map=False)
+        return _fitted(pq.read_table(pa.BufferReader(data), memory_map=False), seal.schema)
     except (OSError, pa.ArrowException):
         return None
-    return table if table.schema.equals(SEALED_ARROW) else None
+
+
+def _fitted(table: pa.Table, schema: str) -> pa.Table | None:
+    if table.schema.equals(SEALED_ARROW):
+        return table
+    missing = set(SEALED_ARROW.names) - set(table.column_names)
+    if schema == FINGERPRINT or not missing <= _ADDABLE or not set(table.column_names) <= set(SEALED_ARROW.names):
+        return None
+    columns = [
+        pa.nulls(table.num_rows, field.type) if field.name in missing else table.column(field.name)
+        for field in SEALED_ARROW
+    ]
+    types = [column.type for column in columns]
+    return pa.table(columns, schema=SEALED_ARROW) if types == SEALED_ARROW.types else None
 
 
 def _decompressed(file: Path, size: int) -> bytes:

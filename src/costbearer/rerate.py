@@ -1,0 +1,357 @@
+"""The price book as a table, and the rating rules as one expression over many calls at once.
+
+For the auditor and for restatements, which rate a million calls where `rating.rate` rates one. It gives the same
+charges, costs and reasons, line by line; a property test holds the two together. What the archive says is asked of the
+price book itself, once per distinct use (provider, model, context and time), so that names, aliases and contexts mean
+here what they mean there; only quantities and prices meet in the engine, where money is multiplied and added, exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import ibis
+import ibis.expr.datatypes as dt
+import pyarrow as pa
+
+from costbearer import money
+from costbearer.contract import Contract
+from costbearer.prices import Context, PriceBook, Unrated
+from costbearer.rate_card import UNSETTLED_REQUEST, Card, Price, priced_as
+from costbearer.rating import public_price
+from costbearer.usage import COUNT_MAX, COUNTS, METERS, REQUEST, Meter
+
+MINUTES_PER_DAY = 24 * 60
+STEP_MAX = 2**62
+
+_TEXT, _COUNT = pa.string(), pa.int64()
+_USE = ("provider", "model", "tier", "speed", "geo", "variant")
+PARTS_ARROW = pa.schema(
+    [
+        ("row", _COUNT),
+        ("part", _COUNT),
+        *((name, _TEXT) for name in _USE),
+        ("at", pa.timestamp("us", tz="UTC")),
+        ("step", _COUNT),
+        *((name, _COUNT) for name in COUNTS),
+    ]
+)
+"""What is rated: one row per part of a call, `usage.Work`. `row` is the call's number, `part` the part's place in it;
+`step` is `largest_input_tokens`. A count that is not stated is NULL."""
+
+LINES_ARROW = pa.schema(
+    [
+        ("row", _COUNT),
+        ("part", _COUNT),
+        ("meter", _TEXT),
+        ("quantity", _COUNT),
+        ("unit_price_usd", pa.decimal128(money.DIGITS, money.PLACES)),
+        ("list_cost_usd", pa.decimal128(money.DIGITS, money.PLACES)),
+        ("cost_usd", pa.decimal128(money.DIGITS, money.PLACES)),
+        ("model", _TEXT),
+        ("card", _TEXT),
+    ]
+)
+
+_MONEY = dt.Decimal(money.DIGITS, money.PLACES)
+_QUANTITY = dt.Decimal(16, 0)
+"""Holds the largest sum of counts there can be; with `_PRICE` the product has the 38 digits that money has."""
+_PRICE_ARROW = pa.decimal128(22, money.PLACES)
+_OWN = ("row", "part", *_USE, "at", "step")
+_USES_ARROW = pa.schema(
+    [("use", _COUNT), *((name, _TEXT) for name in _USE), ("slot", _COUNT), ("unrated", _TEXT), ("fee", _TEXT)]
+)
+_PRICES_ARROW = pa.schema(
+    [
+        ("use", _COUNT),
+        ("charged_as", pa.int8()),
+        ("above", _COUNT),
+        ("up_to", _COUNT),
+        ("unit_price_usd", _PRICE_ARROW),
+        ("list_price_usd", _PRICE_ARROW),
+    ]
+)
+_CARDS_ARROW = pa.schema([("use", _COUNT), ("model", _TEXT), ("card", _TEXT)])
+_PLACE = {meter.name: number for number, meter in enumerate(METERS)}
+_LAST = len(METERS)
+"""The place of what is no meter: a fee that cannot be said."""
+
+
+class Rerated(NamedTuple):
+    """`lines` as `LINES_ARROW`, in the order in which `rating.rate` gives charges; none of a call without a cost.
+
+    `calls` has one row per call: `row`, `cost_usd` and `list_cost_usd` (NULL where there is no cost) and `reason`.
+    """
+
+    lines: pa.Table
+    calls: pa.Table
+
+
+def rerate(parts: pa.Table, book: PriceBook, contract: Contract | None = None) -> Rerated:
+    """Rate every call whose parts are given; one without a part cannot be told of."""
+    parts = parts.cast(PARTS_ARROW)
+    counted = tuple(name for name in COUNTS if parts[name].null_count < len(parts))
+    meters = tuple(meter for meter in METERS if not {*meter.plus, *meter.minus}.isdisjoint(counted))
+    engine: Any = ibis.duckdb.connect()
+    try:
+        minutes = _slot_minutes(parts, book)
+        placed = _placed(ibis.memtable(parts.select([*_OWN, *counted])), minutes)
+        keys = [*_USE, "slot"]
+        uses = engine.to_pyarrow(placed.select(keys).distinct().order_by(keys)).to_pylist()
+        found = [_found(use, minutes, book, contract) for use in uses]
+        priced = _kept(engine, _priced(placed, _uses_table(uses, found, meters)))
+        quantities = _Quantities(priced, counted, meters, found)
+        charged = ibis.union(*quantities.pieces(), _fees(priced), distinct=False)
+        lines = _kept(engine, _lines(charged, _prices_table(found)))
+        faults = _kept(engine, _faults(quantities, lines))
+        calls = engine.to_pyarrow(_calls(priced, lines, faults).order_by("row"))
+        return Rerated(engine.to_pyarrow(_shown(lines, faults, found)).cast(LINES_ARROW), calls)
+    finally:
+        engine.disconnect()
+
+
+def _kept(engine: Any, expression: Any) -> Any:
+    """The rows of an expression that more than one other needs, worked out once."""
+    return ibis.memtable(engine.to_pyarrow(expression))
+
+
+# -- what the price book says of each use
+
+
+class _Use(NamedTuple):
+    """A card, what is charged on it, and the sizes of input between which its prices differ; or why there is none."""
+
+    model: str
+    card: Card | None
+    known: Mapping[str, Price]
+    contracted: Mapping[str, Price]
+    steps: tuple[int, ...]
+    unrated: str | None
+
+    def charged_as(self, meter: str) -> str:
+        """The meter whose price holds for this one; itself where none does."""
+        return priced_as(meter, self.known) or meter
+
+    def fee(self) -> str | None:
+        """The fee per request that every call on this card owes, if there is one."""
+        if REQUEST in self.known:
+            return REQUEST
+        return UNSETTLED_REQUEST if self.card is not None and UNSETTLED_REQUEST in self.card.unmetered else None
+
+
+def _slot_minutes(parts: pa.Table, book: PriceBook) -> int:
+    """The length of the parts of a day within which no price of these models changes."""
+    pairs = parts.group_by(["provider", "model"]).aggregate([]).to_pylist()
+    minutes = MINUTES_PER_DAY
+    for pair in pairs:
+        for edge in book.edges(pair["provider"], pair["model"]):
+            minutes = math.gcd(minutes, edge.hour * 60 + edge.minute)
+    return minutes
+
+
+def _found(use: Mapping[str, Any], minutes: int, book: PriceBook, contract: Contract | None) -> _Use:
+    when = datetime.fromtimestamp(use["slot"] * minutes * 60, UTC)
+    context = Context(*(use[name] or None for name in _USE[2:]))
+    card = book.at(use["provider"], use["model"], context, when)
+    if isinstance(card, Unrated):
+        own = contract.card(use["provider"], use["model"], context, when) if contract is not None else None
+        if own is None:
+            return _Use(use["model"], None, {}, {}, (), card.reason)
+        card = own
+    contracted = (contract.at(card, when) if contract is not None else None) or {}
+    known = {**card.prices, **contracted}
+    steps = sorted({threshold for price in (*known.values(), *card.prices.values()) for threshold, _ in price.steps})
+    return _Use(use["model"], card, known, contracted, tuple(steps), None)
+
+
+def _uses_table(uses: list[dict[str, Any]], found: list[_Use], meters: Sequence[Meter]) -> pa.Table:
+    """Each use with its number, its fault, its fee, and for each meter the place of what it is charged as."""
+    rows = [
+        {
+            **use,
+            "use": number,
+            "unrated": of.unrated,
+            "fee": of.fee(),
+            **{f"as_{meter.name}": _PLACE[of.charged_as(meter.name)] for meter in meters},
+        }
+        for number, (use, of) in enumerate(zip(uses, found, strict=True))
+    ]
+    charged = [(f"as_{meter.name}", pa.int8()) for meter in meters]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*_USES_ARROW, *charged]))
+
+
+def _prices_table(found: list[_Use]) -> pa.Table:
+    rows = [row for number, use in enumerate(found) for row in _price_rows(number, use)]
+    return pa.Table.from_pylist(rows, schema=_PRICES_ARROW)
+
+
+def _price_rows(number: int, use: _Use) -> Iterator[dict[str, Any]]:
+    """One row per price and band of input sizes; a band holds what is above one step and up to the next."""
+    bounds = (-1, *use.steps, STEP_MAX)
+    for meter, price in use.known.items():
+        public = public_price(meter, use.card.prices) if use.card is not None and meter in use.contracted else None
+        for above, up_to in itertools.pairwise(bounds):
+            size = up_to if up_to != STEP_MAX else above + 1
+            yield {
+                "use": number,
+                "charged_as": _PLACE[meter],
+                "above": above,
+                "up_to": up_to,
+                "unit_price_usd": price.at(size),
+                "list_price_usd": (public or price).at(size),
+            }
+
+
+# -- the expressions
+
+
+def _placed(parts: Any, minutes: int) -> Any:
+    """The parts with their slot of time, and with contexts that can be compared."""
+    contexts = {name: ibis.coalesce(parts[name], "") for name in _USE}
+    slot = (parts.at.epoch_seconds().cast("int64") // (minutes * 60)).cast("int64")
+    return parts.mutate(**contexts, slot=slot, step=ibis.coalesce(parts.step, 0))
+
+
+def _priced(placed: Any, uses: pa.Table) -> Any:
+    """The parts, without what says which use they are, and with what the uses' table says of it."""
+    table = ibis.memtable(uses)
+    keys = {*_USE, "slot"}
+    own = [placed[name] for name in placed.columns if name not in {*keys, "at"}]
+    return placed.join(table, [*_USE, "slot"]).select(
+        *own, *(table[name] for name in uses.column_names if name not in keys)
+    )
+
+
+class _Quantities:
+    """The leaf quantities of the parts, as `usage.METERS` says, for the counts that any of them states."""
+
+    def __init__(self, priced: Any, counted: Sequence[str], meters: Sequence[Meter], found: Sequence[_Use]) -> None:
+        self.priced = priced
+        self._charged = {(meter.name, use.charged_as(meter.name)) for meter in meters for use in found}
+        self.counts = [priced[name] for name in counted]
+        self._counted = frozenset(counted)
+        self._meters = meters
+
+    def leaf(self, meter: Meter) -> Any:
+        quantity = ibis.literal(0, "int64")
+        for name in meter.plus:
+            quantity = quantity + ibis.coalesce(self.priced[name], 0) if name in self._counted else quantity
+        for name in meter.minus:
+            quantity = quantity - ibis.coalesce(self.priced[name], 0) if name in self._counted else quantity
+        return quantity
+
+    def pieces(self) -> Iterator[Any]:
+        """For each meter that may be charged, what is charged as it, and the place of the first meter in it."""
+        priced = self.priced
+        for target in METERS:
+            falling = [meter for meter in self._meters if (meter.name, target.name) in self._charged]
+            if not falling:
+                continue
+            place = _PLACE[target.name]
+            within = [(meter, priced[f"as_{meter.name}"] == place) for meter in falling]
+            none = ibis.literal(0, "int64")
+            quantity = sum((ibis.ifelse(here, self.leaf(meter), 0) for meter, here in within), none)
+            used = [ibis.ifelse(here & (self.leaf(meter) != 0), _PLACE[meter.name], _LAST) for meter, here in within]
+            piece = priced.select(
+                "row",
+                "part",
+                "use",
+                "step",
+                charged_as=ibis.literal(place, "int8"),
+                place=ibis.least(*used).cast("int8"),
+                quantity=quantity.cast("int64"),
+            )
+            yield piece.filter(piece.quantity != 0)
+
+    def fault(self) -> Any:
+        """Why a part's usage cannot be rated, NULL where it can."""
+        absurd = ((count < 0) | (count > COUNT_MAX) for count in self.counts)
+        named = (f"usage_invalid:{count.get_name()}" for count in self.counts)
+        negative = ((self.leaf(meter) < 0, f"usage_invalid:{meter.name}") for meter in self._meters)
+        nothing = ibis.and_(*(count.isnull() for count in self.counts))
+        branches = ((nothing, "usage_missing"), *zip(absurd, named, strict=True), *negative)
+        return ibis.cases(*branches, else_=ibis.null("string"))
+
+
+def _fees(priced: Any) -> Any:
+    """The fee per request, once for the first part whose card has one; and every part whose fee cannot be said."""
+    owed = priced.filter(priced.fee.notnull())
+    first = owed.filter(owed.fee == REQUEST).group_by("row").aggregate(first=lambda table: table.part.min())
+    kept = owed.left_join(first, "row")
+    kept = kept.filter((kept.fee == UNSETTLED_REQUEST) | (kept.part == kept["first"]))
+    settled = kept.fee == REQUEST
+    return kept.select(
+        "row",
+        "part",
+        "use",
+        "step",
+        charged_as=ibis.ifelse(settled, _PLACE[REQUEST], _LAST).cast("int8"),
+        # Which fee holds is asked before any meter is.
+        place=ibis.ifelse(settled, _PLACE[REQUEST], -1).cast("int8"),
+        quantity=ibis.literal(1, "int64"),
+    )
+
+
+def _lines(charged: Any, prices: pa.Table) -> Any:
+    """What is charged, with its price; without one the price is NULL."""
+    table = ibis.memtable(prices)
+    same = [
+        charged.use == table.use,
+        charged.charged_as == table.charged_as,
+        charged.step > table.above,
+        charged.step <= table.up_to,
+    ]
+    met = charged.left_join(table, same)
+    quantity = charged.quantity.cast(_QUANTITY)
+    return met.select(
+        *(charged[name] for name in ("row", "part", "use", "charged_as", "place", "quantity")),
+        unit_price_usd=table.unit_price_usd.cast(_MONEY),
+        cost_usd=(quantity * table.unit_price_usd).cast(_MONEY),
+        list_cost_usd=(quantity * table.list_price_usd).cast(_MONEY),
+    )
+
+
+def _faults(quantities: _Quantities, lines: Any) -> Any:
+    """`row` and `reason` of every call without a cost: the first fault of the first part that has one."""
+    priced = quantities.priced
+    unpriced = lines.filter(lines.unit_price_usd.isnull())
+    first = unpriced.group_by(["row", "part"]).aggregate(meter=unpriced.charged_as.argmin(unpriced.place))
+    names = ((place, f"meter_unpriced:{name}") for name, place in _PLACE.items())
+    parts = priced.select("row", "part", before=ibis.coalesce(priced.unrated, quantities.fault()))
+    both = parts.left_join(first, ["row", "part"])
+    unknown = both.meter.cases(*names, (_LAST, f"meter_unpriced:{REQUEST}"), else_=ibis.null("string"))
+    both = both.select("row", "part", reason=ibis.coalesce(both.before, unknown))
+    faulty = both.filter(both.reason.notnull())
+    return faulty.group_by("row").aggregate(reason=faulty.reason.argmin(faulty.part))
+
+
+def _calls(priced: Any, lines: Any, faults: Any) -> Any:
+    rows = priced.select("row").distinct()
+    sums = lines.group_by("row").aggregate(cost_usd=lines.cost_usd.sum(), list_cost_usd=lines.list_cost_usd.sum())
+    met = rows.left_join(sums, "row").left_join(faults, "row")
+    nothing = ibis.literal(Decimal(0), _MONEY)
+    known = met.reason.isnull()
+    return met.select(
+        "row",
+        cost_usd=ibis.ifelse(known, ibis.coalesce(met.cost_usd, nothing), ibis.null(_MONEY)).cast(_MONEY),
+        list_cost_usd=ibis.ifelse(known, ibis.coalesce(met.list_cost_usd, nothing), ibis.null(_MONEY)).cast(_MONEY),
+        reason=met.reason,
+    )
+
+
+def _shown(lines: Any, faults: Any, found: list[_Use]) -> Any:
+    """The lines of the calls that have a cost, with names in the place of numbers."""
+    cards = [
+        {"use": number, "model": use.model, "card": use.card.id}
+        for number, use in enumerate(found)
+        if use.card is not None
+    ]
+    names = ibis.memtable(pa.Table.from_pylist(cards, schema=_CARDS_ARROW))
+    meters = lines.charged_as.cases(*((place, name) for name, place in _PLACE.items()), else_="")
+    sound = lines.mutate(meter=meters).anti_join(faults, "row").join(names, "use")
+    return sound.order_by(["row", "part", "place"]).select(LINES_ARROW.names)

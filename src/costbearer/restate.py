@@ -1,0 +1,329 @@
+"""Restatement: the calls of a period rated again with the archive and the contract of today, and what that changes.
+
+Nothing is edited. What a call cost is what its entry and its corrections add up to; where rating it again says
+something else, a further correction is posted (`corrections`): the difference where a cost was known, a reversal and a
+replacement where it was unknown and now has a price. What a provider itself stated stays as it stated it, and a call
+that had a price and now has none keeps it: that is said and left to a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple, Protocol
+
+import ibis
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from costbearer import corrections, money
+from costbearer.contract import Contract, Prices
+from costbearer.errors import StoreFailed
+from costbearer.ledger import Charge, Entry
+from costbearer.prices import PriceBook
+from costbearer.rerate import PARTS_ARROW, Rerated, rerate
+from costbearer.stores.rows import entry_from
+from costbearer.usage import COUNTS, Work
+
+UNPRICED = ("provider_unpriced", "model_unpriced", "tier_unpriced", "variant_unpriced", "tier_committed", "unrated")
+"""Reasons for an unknown cost that a new price can take away, beside `meter_unpriced:<meter>`."""
+ESTIMATED = "estimated_from_bytes"
+"""The note of a call whose usage is an estimate; so is then its cost."""
+BATCH = 20_000
+"""Entries that are corrected in one go."""
+
+_NAMES = ("team", "provider", "price_provider", "request_model", "response_model", "tier", "speed", "region", "variant")
+_works = msgspec.json.Decoder(tuple[Work, ...]).decode
+
+
+class Reader(Protocol):
+    """One state of the ledger."""
+
+    @property
+    def entries(self) -> Any: ...
+
+    @property
+    def charges(self) -> Any: ...
+
+    def execute(self, expression: Any, /) -> pa.Table: ...
+
+
+class Ledger(Protocol):
+    """What can be read."""
+
+    def reader(self) -> AbstractContextManager[Reader]: ...
+
+
+class Books(Protocol):
+    """What posts."""
+
+    def record(self, entries: Iterable[Entry], /) -> int: ...
+
+
+class Period(NamedTuple):
+    """`[since, until)`, in UTC."""
+
+    since: datetime
+    until: datetime
+
+
+class Changed(NamedTuple):
+    """What a restatement changes for one model and team: calls by what happens to them, and the cost before and after.
+
+    `before_usd` counts unknown costs as nothing; `priced` says how many they were.
+    """
+
+    model: str
+    team: str | None
+    repriced: int
+    priced: int
+    before_usd: Decimal
+    after_usd: Decimal
+
+
+class Restatement(NamedTuple):
+    """`calls` were looked at. `lost` had a price and now have none, by (model, reason); they are left as they are.
+
+    `still_unknown` were unknown and stay so. `rows` are the calls that change, `rated` what they cost now.
+    """
+
+    calls: int
+    changed: tuple[Changed, ...]
+    lost: Mapping[tuple[str, str], int]
+    still_unknown: int
+    rated: Rerated
+    rows: pa.Table
+
+    @property
+    def delta_usd(self) -> Decimal:
+        return money.minus(
+            money.total(row.after_usd for row in self.changed), money.total(row.before_usd for row in self.changed)
+        )
+
+
+def restatement(
+    reader: Reader, book: PriceBook, contract: Contract | None, *, since: datetime, until: datetime
+) -> Restatement:
+    """Rate the calls that began in `[since, until)` again and say what that changes. Posts nothing.
+
+    Raises:
+        StoreFailed: the ledger cannot be read.
+    """
+    calls = reader.execute(_standing(reader, since, until))
+    rated = rerate(_parts(calls), book, contract)
+    rows = _compared(calls, rated)
+    changed = rows.filter(pc.field("changes"))
+    lost = rows.filter(pc.field("lost")).group_by(["model", "reason"]).aggregate([([], "count_all")]).to_pylist()
+    still = pc.sum(pc.and_(pc.is_null(rows["before"]), pc.is_null(rows["after"]))).as_py() or 0
+    return Restatement(
+        calls=len(calls),
+        changed=_summed(changed),
+        lost={(row["model"], row["reason"]): row["count_all"] for row in lost},
+        still_unknown=still,
+        rated=rated,
+        rows=changed,
+    )
+
+
+def _standing(reader: Reader, since: datetime, until: datetime) -> Any:
+    """The calls that can be rated, as they count now: those that were reversed left out, differences added."""
+    entries = reader.entries.mutate(entry_id=reader.entries.journal + "." + reader.entries.sequence.cast("string"))
+    reversed_ones = entries.filter(entries.calls < 0).select(entry_id="refers_to").distinct()
+    differences = entries.filter((entries.calls == 0) & entries.refers_to.notnull())
+    differences = differences.group_by("refers_to").aggregate(more=differences.cost_usd.sum())
+    charged = reader.charges.select("journal", "sequence").distinct()
+    standing = entries.filter((entries.calls > 0) & (entries.started_at >= since) & (entries.started_at < until))
+    standing = standing.filter(standing.basis != "provider_cost").anti_join(reversed_ones, "entry_id")
+    metered = standing.filter(standing.cost_usd.notnull()).semi_join(charged, ["journal", "sequence"])
+    reason = standing.reason_unknown
+    unknown = standing.filter(
+        standing.cost_usd.isnull() & (reason.isin(UNPRICED) | reason.startswith("meter_unpriced:"))
+    )
+    both = metered.union(unknown)
+    met = both.left_join(differences, both.entry_id == differences.refers_to)
+    names = ["entry_id", "journal", "sequence", *_NAMES, "started_at", "work", *COUNTS]
+    cost = both.cost_usd + ibis.coalesce(differences.more, 0).cast(both.cost_usd.type())
+    return met.select(*(both[name] for name in names), before=cost.cast(both.cost_usd.type())).order_by(
+        ["journal", "sequence"]
+    )
+
+
+def _parts(calls: pa.Table) -> pa.Table:
+    """What is rated: of each call one part, or those that its entry keeps as they do not follow from its counts."""
+    rows = pa.array(range(len(calls)), pa.int64())
+    model = pc.coalesce(calls["response_model"], calls["request_model"])
+    columns = {
+        "row": rows,
+        "part": pa.array([0] * len(calls), pa.int64()),
+        "provider": pc.coalesce(calls["price_provider"], calls["provider"]),
+        "model": model,
+        "tier": calls["tier"],
+        "speed": calls["speed"],
+        "geo": calls["region"],
+        "variant": calls["variant"],
+        "at": calls["started_at"],
+        "step": calls["input_tokens"],
+        **{name: calls[name] for name in COUNTS},
+    }
+    simple = pa.table(columns).cast(PARTS_ARROW)
+    apart = pc.is_valid(calls["work"])
+    if not pc.any(apart).as_py():
+        return simple
+    several = [dict(row) for row in _apart(simple.filter(apart), calls["work"].filter(apart).to_pylist())]
+    return pa.concat_tables([simple.filter(pc.invert(apart)), pa.Table.from_pylist(several, schema=PARTS_ARROW)])
+
+
+def _apart(simple: pa.Table, works: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for row, text in zip(simple.to_pylist(), works, strict=True):
+        for part, work in enumerate(_works(text)):
+            counts = {name: getattr(work.usage, name) for name in COUNTS}
+            yield {**row, "part": part, "model": work.model, "step": work.largest_input_tokens, **counts}
+
+
+def _compared(calls: pa.Table, rated: Rerated) -> pa.Table:
+    """Cost before and after, in the order of the calls."""
+    after = rated.calls.sort_by("row")
+    if len(after) != len(calls):
+        raise StoreFailed(f"{len(calls)} calls were to be rated again and {len(after)} were")
+    before, new = calls["before"], after["cost_usd"].cast(calls["before"].type)
+    differs = pc.fill_null(pc.not_equal(before, new), fill_value=False)
+    found = pc.and_(pc.is_null(before), pc.is_valid(new))
+    columns = {
+        "row": after["row"],
+        "entry_id": calls["entry_id"],
+        "journal": calls["journal"],
+        "sequence": calls["sequence"],
+        "team": calls["team"],
+        "model": pc.coalesce(calls["response_model"], calls["request_model"]),
+        "before": before,
+        "after": new,
+        "reason": after["reason"],
+        "changes": pc.or_(differs, found),
+        "lost": pc.and_(pc.is_valid(before), pc.is_null(new)),
+    }
+    return pa.table(columns)
+
+
+def _summed(changed: pa.Table) -> tuple[Changed, ...]:
+    sums = (
+        changed.append_column("priced", pc.is_null(changed["before"]).cast(pa.int64()))
+        .group_by(["model", "team"])
+        .aggregate([([], "count_all"), ("priced", "sum"), ("before", "sum"), ("after", "sum")])
+    )
+    rows = [
+        Changed(
+            model=row["model"],
+            team=row["team"],
+            repriced=row["count_all"] - row["priced_sum"],
+            priced=row["priced_sum"],
+            before_usd=row["before_sum"] or money.ZERO,
+            after_usd=row["after_sum"],
+        )
+        for row in sums.to_pylist()
+    ]
+    rows.sort(key=lambda row: (-abs(money.minus(row.after_usd, row.before_usd)), row.model, row.team or ""))
+    return tuple(rows)
+
+
+def corrected(found: Restatement, whole: Mapping[str, Sequence[Entry]], *, at: datetime) -> Iterator[Entry]:
+    """The entries to post for some of the calls that change.
+
+    Args:
+        found: what `restatement` found.
+        whole: of each of these calls its standing entry and the corrections of it, by the standing entry's id.
+        at: when they are posted.
+    """
+    rows = {row["entry_id"]: row["row"] for row in found.rows.select(["entry_id", "row"]).to_pylist()}
+    wanted = pa.array([rows[entry_id] for entry_id in whole], pa.int64())
+    charges: dict[int, list[Charge]] = {}
+    for line in found.rated.lines.filter(pc.is_in(found.rated.lines["row"], value_set=wanted)).to_pylist():
+        named = {name: line[name] for name in Charge.__struct_fields__}
+        charges.setdefault(line["row"], []).append(Charge(**named))
+    for entry_id, entries in whole.items():
+        old = corrections.net(entries)
+        yield from corrections.restated(old, _rated(old, charges.get(rows[entry_id], [])), at=at, kind="restatement")
+
+
+def _rated(old: Entry, charges: Sequence[Charge]) -> Entry:
+    cost = money.total(charge.cost_usd for charge in charges)
+    return msgspec.structs.replace(
+        old,
+        charges=tuple(charges),
+        cost_usd=cost,
+        list_cost_usd=money.total(charge.list_cost_usd for charge in charges),
+        effective_cost_usd=cost,
+        computed_cost_usd=cost,
+        basis="estimated" if ESTIMATED in old.notes else "metered",
+        reason_unknown=None,
+    )
+
+
+def standing_entries(reader: Reader, found: Restatement, start: int) -> dict[str, list[Entry]]:
+    """Of up to `BATCH` of the calls that change, from the `start`th on: the standing entry and its differences.
+
+    Raises:
+        StoreFailed: the ledger cannot be read.
+    """
+    rows = found.rows.slice(start, BATCH)
+    wanted = ibis.memtable(rows.select(["journal", "sequence", "entry_id"]))
+    entries = reader.entries
+    own = entries.semi_join(wanted, ["journal", "sequence"])
+    later = entries.filter(entries.calls == 0).semi_join(wanted, [entries.refers_to == wanted.entry_id])
+    both = own.union(later).order_by(["started_at", "journal", "sequence"])
+    charges: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for charge in reader.execute(reader.charges.semi_join(both, ["journal", "sequence"])).to_pylist():
+        charges.setdefault((charge["journal"], charge["sequence"]), []).append(charge)
+    whole: dict[str, list[Entry]] = {entry_id: [] for entry_id in rows["entry_id"].to_pylist()}
+    for row in reader.execute(both).to_pylist(maps_as_pydicts="strict"):
+        entry = entry_from(row, charges.get((row["journal"], row["sequence"]), []))
+        whole[entry.entry_id if entry.entry_id in whole else entry.refers_to or ""].append(entry)
+    return whole
+
+
+def document(found: Restatement, *, since: datetime, until: datetime, applied: int | None) -> dict[str, Any]:
+    """What a restatement says, as the API and `costbearer restate --json` give it. `applied` counts entries posted."""
+    rows = [
+        {
+            "model": row.model,
+            "team": row.team,
+            "repriced": row.repriced,
+            "priced": row.priced,
+            "before_usd": money.text(row.before_usd),
+            "after_usd": money.text(row.after_usd),
+            "delta_usd": money.text(money.minus(row.after_usd, row.before_usd)),
+        }
+        for row in found.changed
+    ]
+    lost = [{"model": model, "reason": reason, "calls": calls} for (model, reason), calls in sorted(found.lost.items())]
+    return {
+        "since": since.isoformat().replace("+00:00", "Z"),
+        "until": until.isoformat().replace("+00:00", "Z"),
+        "calls": found.calls,
+        "changes": len(found.rows),
+        "rows": rows,
+        "delta_usd": money.text(found.delta_usd),
+        "lost": lost,
+        "still_unknown": found.still_unknown,
+        "applied": applied,
+    }
+
+
+def restate(ledger: Ledger, bookkeeper: Books, prices: Prices, period: Period, *, apply: bool) -> dict[str, Any]:
+    """The restatement of a period as `document`; with `apply` its corrections are posted.
+
+    They are posted in batches, each whole or not at all: what is cut off in between is found again the next time, and
+    what was posted is not found again.
+
+    Raises:
+        StoreFailed, JournalFailed: the ledger cannot be read, or the corrections not be posted.
+    """
+    with ledger.reader() as reader:
+        found = restatement(reader, prices.book, prices.contract, since=period.since, until=period.until)
+        posted = 0 if apply else None
+        for start in range(0, len(found.rows) if apply else 0, BATCH):
+            whole = standing_entries(reader, found, start)
+            posted = (posted or 0) + bookkeeper.record(corrected(found, whole, at=datetime.now(UTC)))
+    return document(found, since=period.since, until=period.until, applied=posted)
