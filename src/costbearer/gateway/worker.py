@@ -388,7 +388,7 @@ class Worker:
                     "`costbearer prices update` or `costbearer prices set` gives it one"
                 )
             return None
-        # What the gateway itself adds to a body is no text for the model; a translation may be longer than its original.
+        # What the gateway adds to a body is no text for the model; a translation may be longer than its original.
         translated = 0 if target.dialect.name == request.dialect.name else len(outgoing.body)
         size = max(len(asked.body), translated) + asked.overhead_tokens + outgoing.overhead_tokens
         input_max = worst_input_tokens(size, asked.open_ended, card.context_window)
