@@ -175,7 +175,14 @@ def write_parquet(directory: Path, number: int, table: pa.Table) -> str:
         OSError: it cannot be written.
     """
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=_REPEATED, row_group_size=ROW_GROUP_ENTRIES, write_statistics=False)
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=_REPEATED,
+        row_group_size=ROW_GROUP_ENTRIES,
+        write_statistics=False,
+    )
     data = sink.getvalue().to_pybytes()
     file = parquet_file(directory, number)
     write_durably(file, data)
