@@ -749,3 +749,21 @@ def test_readers_wait_for_the_end_of_a_rebuild(books: Books, monkeypatch: pytest
 
 def test_totals_of_nothing() -> None:
     assert totals_of(table_of([])) == Totals()
+
+
+def test_where_sealed_files_cannot_be_loaded_they_are_posted_row_by_row(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with journal(books, segment_bytes=4096) as writer:
+        for _ in range(3):
+            rotated(writer, 3)
+    bookkeeper = books.open()
+    bookkeeper.catch_up()
+
+    def fail(*arguments: Any) -> None:
+        raise StoreFailed("no more threads")
+
+    monkeypatch.setattr(Ledger, "load", fail)
+    assert bookkeeper.rebuild() == 9
+    assert_equal(bookkeeper.ledger, outcomes(books.journal_dir))
+    assert any("no more threads" in notice for notice in bookkeeper.notices)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import msgspec
 import pytest
 
 from costbearer import money
@@ -13,7 +14,7 @@ from costbearer.ledger import Entry
 from costbearer.stores import duckdb as store
 from costbearer.stores.duckdb import Ledger, Position
 from costbearer.stores.rows import Posted, table_of
-from costbearer.stores.segments import Totals, totals_of
+from costbearer.stores.segments import Totals, parquet_file, totals_of, write_parquet
 from tests.factories import make_entry, make_unknown
 
 JOURNAL = "20261122T193000-1a2b3c4d"
@@ -258,3 +259,47 @@ def test_grouped_puts_the_missing_value_into_a_group(ledger: Ledger) -> None:
         value: money.total(entry.cost_usd or money.ZERO for entry in entries if entry.feature == value)
         for value in (None, "a")
     }
+
+
+# -- sealed files, read by the engine itself
+
+
+def sealed(directory: Path, *sequences: int) -> tuple[Path, Position]:
+    batch = posted(*sequences)
+    write_parquet(directory, 1, table_of(batch))
+    return parquet_file(directory, 1), position(batch)
+
+
+def test_sealed_files_are_loaded_as_they_would_be_posted(tmp_path: Path) -> None:
+    file, at = sealed(tmp_path, 1, 3, 5)
+    ledger = Ledger.open(tmp_path / "l.duckdb", readers=1)
+    ledger.load([file], [at])
+    expected = table_of(posted(1, 3, 5))
+    with ledger.reader() as reader:
+        rows, charges = reader.rows(JOURNAL, 0, 2**62)
+        with pytest.raises(StoreFailed):
+            reader.sql(f"SELECT * FROM read_parquet('{file}')")
+    assert rows.equals(expected.drop_columns(["charges"]))
+    assert charges.num_rows == totals_of(expected).charges
+    assert ledger.positions() == {JOURNAL: at}
+    with pytest.raises(StoreFailed, match="empty ledger"):
+        ledger.load([file], [at])
+    ledger.close()
+    again = Ledger.open(tmp_path / "l.duckdb", readers=1)
+    assert again.totals_by_journal() == {JOURNAL: totals_of(expected)} and again.notices == []
+    again.close()
+
+
+@pytest.mark.parametrize("fault", ["position", "file", "stranger"])
+def test_sealed_files_that_are_not_what_was_said_are_refused(tmp_path: Path, fault: str) -> None:
+    file, at = sealed(tmp_path, 1, 3, 5)
+    if fault == "file":
+        file.write_bytes(file.read_bytes()[:-50])
+    said = {"position": [msgspec.structs.replace(at, entries=2)], "file": [at], "stranger": []}[fault]
+    ledger = Ledger.open(tmp_path / "l.duckdb", readers=1)
+    with pytest.raises(StoreFailed):
+        ledger.load([file], said)
+    ledger.set_aside("it failed")
+    assert ledger.totals_by_journal() == {} and ledger.positions() == {}
+    ledger.post(posted(1), [position(posted(1))])
+    ledger.close()
