@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -19,6 +21,27 @@ from costbearer.gateway.settle import Ending
 from costbearer.gateway.upstream import Connection
 from costbearer.journal import JournalWriter, Outcome
 from costbearer.ledger import Entry, Status
+
+CHANCE_IDS = 256
+"""Request ids for which chance is drawn at once."""
+
+
+class RequestIds:
+    """Ids of requests, sortable by time, unique without asking anybody: `req_`, 11 hex of milliseconds, 16 hex random.
+
+    The system is asked for a block of chance at a time: asking it for every id took 6 % of a call's CPU.
+    """
+
+    def __init__(self) -> None:
+        self._chance: Iterator[str] = iter(())
+
+    def __call__(self) -> str:
+        chance = next(self._chance, None)
+        if chance is None:
+            block = secrets.token_hex(8 * CHANCE_IDS)
+            self._chance = iter([block[at : at + 16] for at in range(0, len(block), 16)])
+            chance = next(self._chance)
+        return f"req_{time.time_ns() // 1_000_000:011x}{chance}"
 
 
 class Caller:

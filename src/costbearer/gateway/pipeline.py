@@ -17,7 +17,7 @@ from costbearer.gateway.attempts import attempt
 from costbearer.gateway.calls import Caller, Request
 from costbearer.gateway.endpoints import HEALTH_PATHS, Endpoint, family, find, metered_paths
 from costbearer.gateway.relay import relay
-from costbearer.gateway.worker import Worker, new_request_id
+from costbearer.gateway.worker import Worker
 
 log = logging.getLogger("costbearer.gateway")
 
@@ -27,7 +27,7 @@ async def serve(worker: Worker, scope: edge.Scope, wire: edge.Wire) -> None:
     if scope.path in HEALTH_PATHS:
         replies.health(wire, {"alive": True} if scope.path == "/healthz" else worker.state())
         return
-    request_id = new_request_id()
+    request_id = worker.new_request_id()
     found = find(scope.method, scope.path)
     dialect = worker.dialects[found[0].dialect if found else family(scope.path)]
     client = scope.client.rpartition(":")[0]

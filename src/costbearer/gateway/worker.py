@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -30,7 +29,7 @@ from costbearer.errors import (
     RateLimited,
     ShuttingDown,
 )
-from costbearer.gateway.calls import Call, Caller, Request
+from costbearer.gateway.calls import Call, Caller, Request, RequestIds
 from costbearer.gateway.edge import Deadlines
 from costbearer.gateway.resolve import Resolver, Target
 from costbearer.gateway.upstream import Limits, Pool
@@ -101,6 +100,7 @@ class Worker:
         self.per_client_max = config.integer("gateway.connections_per_client_max")
         self.stale_max_s = config.number("control.stale_max_s")
         self.sync_always = config.text("journal.sync") == "always"
+        self.new_request_id = RequestIds()
         self.draining = False
         self.live: set[Call] = set()
         self.clients: dict[str, int] = {}
@@ -487,8 +487,3 @@ class Worker:
 
 def _named_otherwise(provider: Provider) -> str | None:
     return None if provider.price_provider == provider.name else provider.price_provider
-
-
-def new_request_id() -> str:
-    """Sortable by time, unique without asking anybody: `req_` + 11 hex of milliseconds + 16 hex random."""
-    return f"req_{time.time_ns() // 1_000_000:011x}{secrets.token_hex(8)}"
