@@ -68,11 +68,13 @@ HOMES: dict[str, set[str]] = {
     "httptools": {"gateway", "simulator"},
     "fastapi": {"console", "app"},
     "click": {"cli"},
-    "botocore": {"dialects"},
-    "boto3": set(),
+    "botocore": {"dialects", "demo"},
+    "boto3": {"demo"},
     "genai_prices": set(),
     "openai": {"demo"},
     "anthropic": {"demo"},
+    "google": {"demo"},
+    "trustme": {"demo"},
 }
 """Library -> the only places that may import it."""
 

@@ -84,11 +84,11 @@ def console(config: Config, arguments: list[str], parent: int | None) -> int:  #
 @click.option("--books", type=click.Path(path_type=Path), help="File the simulated providers keep their books in.")
 @click.option("--seed", default=0, show_default=True, help="Changes everything that is drawn.")
 def simulate(host: str, port: int, books: Path | None, seed: int) -> None:
-    """Run simulated OpenAI and Anthropic providers on loopback."""
+    """Run simulated providers of every dialect on loopback."""
     from costbearer import simulator
 
     def announce(running: simulator.Simulator) -> None:
-        say(f"OpenAI base URL {running.openai_base_url}, Anthropic base URL {running.anthropic_base_url}")
+        say(f"OpenAI base URL {running.openai_base_url}, base URL of the others {running.origin}")
         say(f"provider key    {simulator.CREDENTIAL}")
 
     simulator.run(host, port, books, seed=seed, ready=announce)

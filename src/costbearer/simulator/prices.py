@@ -147,6 +147,7 @@ CARDS: tuple[Card, ...] = (
         priority="0.25 1.00 0.125",
         batch="0.075 0.30 0.075",
     ),
+    _openai("openai/gpt-4o-mini", "openai/gpt-4o-mini", default="0.15 0.60 0.075"),
     _openai("gpt-4o", "gpt-4o-2024-08-06", default="2.50 10.00 1.25", priority="4.25 17.00 2.125"),
     _openai("gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", default="0.40 1.60 0.10", priority="0.70 2.80 0.175"),
     _openai(

@@ -1,0 +1,44 @@
+"""The demo from start to end: the stage, the acts, the report, the comparison."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from costbearer import reports
+from costbearer.demo.acts import ACTS, perform
+from costbearer.demo.comparison import await_posted, verdict
+from costbearer.demo.stage import stage
+
+
+def run(*, once: bool, say: Callable[[str], None], show: Callable[[str], None]) -> int:
+    """Play it. `once`: stop after the report. `say` talks, `show` prints what was asked for.
+
+    Gives back the exit code: 0 where the ledger equals the books.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="costbearer-demo-"))
+    try:
+        say("starting simulated providers, gateway and console ...")
+        with stage(directory, {act.agent: act.labels for act in ACTS}) as running:
+            say(f"gateway {running.gateway_url}, console {running.console_url}")
+            say(f"sending SDK traffic of {len(ACTS)} agents ...")
+            made, left_out = perform(running)
+            outcome = await_posted(running, left_out)
+            say(f"{made} requests made\n")
+            for by in ("team,agent,workload", "provider,model"):
+                document = running.api("GET", "/api/v1/reports/spend", params={"by": by, "since": "1d"})
+                show(reports.read(document).to_text(None))
+            for line in verdict(outcome):
+                show(line)
+            if not once:
+                say(f"\nreports  {running.console_url}/api/v1/reports/spend?by=team")
+                say(f"token    {running.data}/admin-token")
+                say("Ctrl-C stops everything and removes the demo's data.")
+                with contextlib.suppress(KeyboardInterrupt):
+                    running.server.wait()
+            return 0 if outcome.holds else 1
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
