@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import threading
 import time
@@ -16,6 +17,7 @@ from costbearer.stores.duckdb import Ledger
 from tests.factories import make_entry
 
 ENTRIES = 200_000
+REBUILDS = 5
 PAUSE_BETWEEN_REPORTS_S = 0.2
 
 
@@ -30,16 +32,22 @@ def measure(quick: bool) -> list[tuple[str, str]]:
             _write(root / "journal", count)
             posting_s, reports = _posting(bookkeeper, ledger, count)
             bookkeeper.catch_up()
-            began = time.perf_counter()
-            again = bookkeeper.rebuild()
-            rebuild_s = time.perf_counter() - began
-            assert again == count + 1_000
+            took: list[float] = []
+            for _ in range(REBUILDS):
+                began = time.perf_counter()
+                again = bookkeeper.rebuild()
+                took.append(time.perf_counter() - began)
+                assert again == count + 1_000
     return [
         (
             f"bookkeeper: entries/s posted and sealed while {reports} reports ran ({count:,} entries)",
             f"{count / posting_s:,.0f}",
         ),
-        (f"rebuild from seals: entries/s ({again:,} entries)", f"{again / rebuild_s:,.0f}"),
+        (
+            f"rebuild from seals: entries/s ({count + 1_000:,} entries)",
+            f"{(count + 1_000) / statistics.median(took):,.0f} (of {REBUILDS}: "
+            f"{(count + 1_000) / max(took):,.0f} to {(count + 1_000) / min(took):,.0f})",
+        ),
     ]
 
 

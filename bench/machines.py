@@ -73,6 +73,12 @@ def missing() -> list[str]:
     return [name for name in ("nginx", "wrk") if shutil.which(name) is None]
 
 
+def cpu_s(pid: int) -> float:
+    """CPU seconds a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @dataclass(frozen=True)
 class Measured:
     """One run of wrk."""
@@ -101,8 +107,7 @@ class Bench:
 
     def cpu_s(self) -> float:
         """CPU seconds the worker has used so far."""
-        fields = Path(f"/proc/{self.worker_pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.worker_pid)
 
     def rss_mib(self) -> float:
         text = Path(f"/proc/{self.worker_pid}/status").read_text()
