@@ -578,3 +578,52 @@ def test_members_of_any_type_never_raise(body: dict[str, Any]) -> None:
     data = json.dumps(body).encode()
     reading = WHOLE.whole(ask(stream=False), data)
     assert stream(b"data: " + data + b"\n\n")[0].work == reading.work
+
+
+# -- chunks that hold nothing but text are read by a shorter way
+
+PARTS = st.lists(
+    st.fixed_dictionaries({"text": st.text(max_size=5)}, optional={"thought": st.booleans()}), min_size=1, max_size=3
+)
+CANDIDATES: st.SearchStrategy[list[Any]] = st.lists(
+    st.fixed_dictionaries(
+        {"content": st.fixed_dictionaries({"role": st.just("model"), "parts": PARTS})},
+        optional={
+            "index": st.integers(0, 2),
+            "finishReason": st.sampled_from(["STOP", None]),
+            "safetyRatings": st.just([]),
+        },
+    ),
+    max_size=2,
+)
+USAGES = (
+    st.none() | st.sampled_from([3, "x", [], {}]) | st.builds(used, st.integers(1, 9), st.none() | st.integers(0, 9))
+)
+STATED = st.lists(st.tuples(CANDIDATES, USAGES, st.none() | st.sampled_from(["a", "b"])), min_size=1, max_size=6)
+
+
+@given(STATED, st.sampled_from([1, 2]))
+def test_the_short_way_reads_what_the_long_one_does(
+    stated: list[tuple[list[Any], Any, str | None]], choices: int
+) -> None:
+    def reading(*, plain: bool) -> Reading:
+        reader = STREAMED.stream_reader(ask(choices=choices), SSE)
+        for candidates, usage, name in stated:
+            reader._plain = plain  # type: ignore[attr-defined]
+            body = chunk(*candidates, usage=usage, responseId=name)
+            reader.feed(b"data: " + json.dumps(body).encode() + b"\r\n\r\n")
+        return reader.reading()
+
+    assert reading(plain=True) == reading(plain=False)
+
+
+def test_of_many_statements_of_usage_the_last_of_each_count_holds() -> None:
+    reader = STREAMED.stream_reader(ask(), SSE)
+    for number in range(200):
+        usage = used(10, number) if number != 150 else used(10, number, 7)
+        reader.feed(b"data: " + json.dumps(chunk(said("x"), usage=usage)).encode() + b"\r\n\r\n")
+    reader.feed(
+        b"data: " + json.dumps(chunk(said("x", "STOP"), usage={"candidatesTokenCount": 900})).encode() + b"\n\n"
+    )
+    (work,) = reader.reading().work
+    assert work.usage == Usage(input_tokens=10, output_tokens=907, reasoning_output_tokens=7)

@@ -253,13 +253,21 @@ def test_errors_are_the_providers_or_have_our_code(server: Server, simulator: Ru
     assert details["error"]["details"][0]["reason"] == "endpoint_not_metered"
 
 
-def test_everything_that_was_billed_is_in_the_ledger(server: Server, simulator: RunningSimulator) -> None:
-    """Run last: whatever is known of a reply adds up to what its line in the books says; retrievals add nothing."""
+def test_everything_that_was_billed_is_in_the_ledger(server: Server, simulator: RunningSimulator, key: str) -> None:
+    """Whatever is known of a reply adds up to what its line in the books says; retrievals add nothing."""
+    for number in range(3):
+        mark = f"summed-{number}"
+        with client_of(server, key, mark) as client:
+            made: Any = client.interactions.create(model=LITE, input=f"Add up. [[sim:mark={mark}]]")
+        with client_of(server, key, f"looked-up-{number}") as client:
+            client.interactions.get(id=made.id)
+        posted(server, mark)
+        posted(server, f"looked-up-{number}")
     billed = {line.response_id: line.cost for line in simulator.books() if line.billed}
     costs: dict[str, Decimal] = {}
     for entry in server.entries():
         if entry["basis"] == "metered" and entry["provider_response_id"]:
             known = costs.get(entry["provider_response_id"], Decimal(0))
             costs[entry["provider_response_id"]] = known + Decimal(entry["cost_usd"])
-    assert len(costs) > 15
+    assert len(costs) >= 3
     assert costs == {response_id: billed[response_id] for response_id in costs}

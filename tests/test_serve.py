@@ -66,10 +66,19 @@ def raw(server: Server, data: bytes, *, wait_s: float = 3.0) -> bytes:
         return answer
 
 
+def openai_at(server: Server, key: str | None = None) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.gateway_url}/v1", api_key=key or server.issue(), max_retries=0)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai_at(server) as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_openai_sdk(server: Server, simulator: RunningSimulator, stream: bool) -> None:
+def test_the_openai_sdk(server: Server, simulator: RunningSimulator, client: openai.OpenAI, stream: bool) -> None:
     mark = f"sdk-openai-{stream}"
-    client = openai.OpenAI(base_url=f"{server.gateway_url}/v1", api_key=server.issue(), max_retries=0)
     metadata: Any = {"tags": [f"mark:{mark}", "feature:tests"]}
     messages: Any = [{"role": "user", "content": f"Say something. [[sim:mark={mark}]]"}]
     if stream:
@@ -93,39 +102,39 @@ def test_the_openai_sdk(server: Server, simulator: RunningSimulator, stream: boo
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_anthropic_sdk(server: Server, simulator: RunningSimulator, stream: bool) -> None:
     mark = f"sdk-anthropic-{stream}"
-    client = anthropic.Anthropic(base_url=server.gateway_url, api_key=server.issue(), max_retries=0)
     asked: Any = {
         "model": "claude-haiku-4-5",
         "messages": [{"role": "user", "content": f"Say something. [[sim:mark={mark}]]"}],
         "max_tokens": 50,
         "extra_headers": {"x-costbearer-tags": f"mark:{mark}"},
     }
-    if stream:
-        with client.messages.stream(**asked) as events:
-            assert events.get_final_message().usage.output_tokens
-    else:
-        assert client.messages.create(**asked).usage.output_tokens
+    with anthropic.Anthropic(base_url=server.gateway_url, api_key=server.issue(), max_retries=0) as claude:
+        if stream:
+            with claude.messages.stream(**asked) as events:
+                assert events.get_final_message().usage.output_tokens
+        else:
+            assert claude.messages.create(**asked).usage.output_tokens
     (entry,) = posted(server, mark)
     assert entry["basis"] == "metered"
     assert Decimal(entry["cost_usd"]) == billed(simulator, mark)
 
 
 def test_sdk_errors_carry_our_code(server: Server) -> None:
-    with pytest.raises(openai.AuthenticationError) as caught:
-        openai.OpenAI(base_url=f"{server.gateway_url}/v1", api_key="cbk_wrong", max_retries=0).models.list()
+    with openai_at(server, "cbk_wrong") as client, pytest.raises(openai.AuthenticationError) as caught:
+        client.models.list()
     assert caught.value.code == "key_invalid"
-    with pytest.raises(anthropic.AuthenticationError) as other:
-        anthropic.Anthropic(base_url=server.gateway_url, api_key="cbk_wrong", max_retries=0).messages.create(
-            model="claude-haiku-4-5", max_tokens=5, messages=[{"role": "user", "content": "x"}]
-        )
+    with (
+        anthropic.Anthropic(base_url=server.gateway_url, api_key="cbk_wrong", max_retries=0) as claude,
+        pytest.raises(anthropic.AuthenticationError) as other,
+    ):
+        claude.messages.create(model="claude-haiku-4-5", max_tokens=5, messages=[{"role": "user", "content": "x"}])
     body: Any = other.value.body
     assert body["error"]["code"] == "key_invalid"
 
 
-def test_a_caller_who_leaves_is_noticed(server: Server, simulator: RunningSimulator) -> None:
+def test_a_caller_who_leaves_is_noticed(server: Server, simulator: RunningSimulator, client: openai.OpenAI) -> None:
     mark = "left"
     metadata: Any = {"tags": [f"mark:{mark}"]}
-    client = openai.OpenAI(base_url=f"{server.gateway_url}/v1", api_key=server.issue(), max_retries=0)
     stream = client.chat.completions.create(
         model="gpt-4o-mini",
         messages=[{"role": "user", "content": f"Long. [[sim:mark={mark} output=300 chunks=100 delay_ms=20]]"}],
@@ -233,8 +242,7 @@ def test_commands_go_through_the_running_server(server: Server) -> None:
 
 
 def test_sigterm_lets_running_calls_end_and_stops_in_time(tmp_path: Path, simulator: RunningSimulator) -> None:
-    with running_server(tmp_path, simulator) as server:
-        client = openai.OpenAI(base_url=f"{server.gateway_url}/v1", api_key=server.issue(), max_retries=0)
+    with running_server(tmp_path, simulator) as server, openai_at(server) as client:
         stream = client.chat.completions.create(
             model="gpt-4o-mini",
             messages=[{"role": "user", "content": "Slowly. [[sim:mark=drain output=40 chunks=40 delay_ms=40]]"}],

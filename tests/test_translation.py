@@ -420,8 +420,8 @@ class Sdk:
 
     def __init__(self, server: Server, simulator: RunningSimulator, mark: str) -> None:
         self._server, self._simulator, self.mark = server, simulator, mark
-        client = openai.OpenAI(base_url=f"{server.gateway_url}/v1", api_key=server.issue(), max_retries=0)
-        self.create: Any = client.chat.completions.create
+        self.client = openai.OpenAI(base_url=f"{server.gateway_url}/v1", api_key=server.issue(), max_retries=0)
+        self.create: Any = self.client.chat.completions.create
 
     def says(self, *orders: str) -> str:
         return f"Say something. [[sim:mark={self.mark} {' '.join(orders)}]]"
@@ -439,9 +439,11 @@ class Sdk:
 
 
 @pytest.fixture(params=MODELS)
-def sdk(request: pytest.FixtureRequest, server: Server, simulator: RunningSimulator) -> tuple[Sdk, str]:
+def sdk(request: pytest.FixtureRequest, server: Server, simulator: RunningSimulator) -> Iterator[tuple[Sdk, str]]:
     mark = f"{request.param}-{request.node.originalname}"[:60]
-    return Sdk(server, simulator, mark), MODELS[request.param]
+    asking = Sdk(server, simulator, mark)
+    with asking.client:
+        yield asking, MODELS[request.param]
 
 
 def tags(mark: str) -> dict[str, Any]:

@@ -65,13 +65,17 @@ _CALLER_TOOLS = frozenset({"functionDeclarations", "function_declarations"})
 _FUNCTION_RESPONSES = ("functionResponse", "function_response")
 _UNFINISHED = (None, 0, "FINISH_REASON_UNSPECIFIED")
 _ARRAY_SIGNS = b" \t\r\n,[]"
+_UNSAID = msgspec.Raw()
+_NULL = b"null"
+USAGES_KEPT_MAX = 64
+"""Statements of usage that are kept unread: nearly every chunk makes one, and the next one replaces it."""
 
 
 class _Chunk(msgspec.Struct, gc=False):
     """Of a chunk or whole reply, what is read. Types are checked where they are used, so that none can fail it."""
 
     candidates: Any = None
-    usageMetadata: Any = None  # noqa: N815 - the API's name
+    usageMetadata: msgspec.Raw = _UNSAID  # noqa: N815 - the API's name
     modelVersion: Any = None  # noqa: N815
     responseId: Any = None  # noqa: N815
     promptFeedback: Any = None  # noqa: N815
@@ -82,6 +86,31 @@ class _Content(msgspec.Struct, gc=False):
     parts: list[dict[str, msgspec.Raw]] | dict[str, msgspec.Raw] | None = None
 
 
+class _PlainPart(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    text: str
+    thought: bool = False
+
+
+class _PlainContent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    parts: list[_PlainPart]
+    role: str = ""
+
+
+class _PlainCandidate(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    content: _PlainContent
+    index: int = 0
+
+
+class _PlainChunk(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A chunk of text as nearly all of a stream's are, with nothing else in it that would have to be read."""
+
+    candidates: list[_PlainCandidate]
+    usageMetadata: msgspec.Raw = _UNSAID  # noqa: N815 - the API's name
+    modelVersion: str | None = None  # noqa: N815
+    responseId: str | None = None  # noqa: N815
+
+
+_plain_chunk = msgspec.json.Decoder(_PlainChunk).decode
 _chunk = reply.decoder(_Chunk)
 _chunks = reply.decoder(list[_Chunk])
 _contents = msgspec.json.Decoder(list[_Content] | _Content | None).decode
@@ -163,7 +192,8 @@ class Told:
         self._headers = headers
         self._id: str | None = None
         self._model: str | None = None
-        self._usage: dict[str, Any] | None = None
+        self._usages: list[bytes] = []
+        self._usage: dict[str, Any] = {}
         self._usage_is_final = False
         self._unreadable = False
         self._open: set[int] = set()
@@ -179,6 +209,20 @@ class Told:
         """Nothing more is to come, whatever the connection does."""
         return self._blocked or len(self._finished) >= self._request.choices
 
+    def read_plain(self, chunk: _PlainChunk) -> None:
+        """What `read` would take from the same chunk."""
+        for candidate in chunk.candidates:
+            for part in candidate.content.parts:
+                text = part.text
+                self._generated += len(text) if text.isascii() else reply.size(text)
+            self._open.add(candidate.index)
+        if chunk.usageMetadata is not _UNSAID:
+            self._stated(bytes(chunk.usageMetadata))
+        if self._id is None:
+            self._id = reply.name(chunk.responseId)
+        if self._model is None:
+            self._model = reply.name(chunk.modelVersion)
+
     def read(self, chunk: _Chunk) -> None:
         """A chunk of a stream, or a reply that came whole."""
         if type(chunk.candidates) is list:
@@ -187,8 +231,8 @@ class Told:
                     self._candidate(candidate)
         if chunk.promptFeedback is not None and type(chunk.promptFeedback) is dict:
             self._blocked = self._blocked or chunk.promptFeedback.get("blockReason") not in (None, 0)
-        if chunk.usageMetadata is not None:
-            self._stated(chunk.usageMetadata)
+        if chunk.usageMetadata is not _UNSAID:
+            self._stated(bytes(chunk.usageMetadata))
         if self._id is None:
             self._id = reply.name(chunk.responseId)
         if self._model is None:
@@ -224,13 +268,25 @@ class Told:
         if type(chunks) is list and any(type(chunk) is dict and "maps" in chunk for chunk in chunks):
             self._grounding.maps = True
 
-    def _stated(self, usage: object) -> None:
-        if type(usage) is not dict:
-            self._unreadable = True
+    def _stated(self, usage: bytes) -> None:
+        if not usage.startswith(b"{"):
+            self._unreadable = self._unreadable or usage != _NULL
             return
-        known = {name: value for name, value in usage.items() if value is not None}
-        self._usage = known if self._usage is None else {**self._usage, **known}
+        self._usages.append(usage)
         self._usage_is_final = self._blocked or (bool(self._finished) and not self._open)
+        if len(self._usages) > USAGES_KEPT_MAX:
+            self._know_usages()
+
+    def _know_usages(self) -> None:
+        """Read what was stated: of each count the last statement that has it holds."""
+        for usage in self._usages:
+            try:
+                said: dict[str, Any] = msgspec.json.decode(usage)
+            except reply.UNREADABLE:
+                self._unreadable = True
+                continue
+            self._usage |= {name: value for name, value in said.items() if value is not None}
+        self._usages.clear()
 
     def _failed(self, error: object) -> None:
         if type(error) is dict:
@@ -245,7 +301,8 @@ class Told:
         notes = Notes()
         notes.add(*noted.codes(), *self._notes.codes())
         work: tuple[Work, ...] = ()
-        stated = self._usage or {}
+        self._know_usages()
+        stated = self._usage
         sound = not self._unreadable
         if self._unreadable:
             notes.add("usage_malformed")
@@ -296,9 +353,18 @@ class StreamReader(reply.EventReader):
     def __init__(self, request: CallRequest, headers: Mapping[str, str] = NOTHING) -> None:
         super().__init__()
         self._told = Told(request, headers)
+        self._plain = True
 
     def take(self, data: bytes) -> bool:
         told = self._told
+        if self._plain:
+            try:
+                told.read_plain(_plain_chunk(data))
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                # What has more to say once will have it again (safety ratings), or is at its end.
+                self._plain = False
+            else:
+                return True
         told.read(_chunk(data))
         if told.ended:
             self.ended = True

@@ -40,6 +40,11 @@ class Splitter:
         self._scanned = 0
         self._large = False
 
+    def takes_whole(self, chunk: bytes) -> bool:
+        """Would `feed` give this chunk out as it is? Asked of a chunk whose only LF before its last byte is the one
+        before that."""
+        return not self._held and not self._large and chunk.endswith(b"\n\n") and b"\r" not in chunk
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that these bytes complete, oldest first."""
         held = self._held
