@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from bench import translation
 from bench.machines import ANSWER, REQUEST, TAGS
 from costbearer.attribution import Bearer, Said, attribute
 from costbearer.contract import Prices
 from costbearer.dialects.openai_chat import OpenAIChat
-from costbearer.dialects.registry import Exchange, all_dialects
 from costbearer.forms import draft
 from costbearer.gateway import settle
 from costbearer.gateway.settle import Ending
@@ -76,47 +76,10 @@ def measure(quick: bool) -> list[tuple[str, str]]:
             ("rate and close", lambda: settle.read(intent, ending, reading, asked, book, price_provider="openai")),
             ("journal, intent and outcome", write_both),
         ]
-        steps += _translation()
+        steps += translation.steps()
         rows = [(f"CPU: {what}", f"{_cost_us(step, loops):.1f} µs") for what, step in steps]
         journal.close()
     return rows
-
-
-def _translation() -> list[tuple[str, Callable[[], object]]]:
-    """What translation adds to a call of 10 kB, request and answer together, and to one chunk of a stream."""
-    said = "The harbour is wide, and the ships in it are many; each has a berth, a master and a port of registry. "
-    schema = {"type": "object", "properties": {"port": {"type": "string"}, "depth_m": {"type": "number"}}}
-    tools = [
-        {"type": "function", "function": {"name": name, "description": said, "parameters": schema}}
-        for name in ("find_ship", "find_berth")
-    ]
-    turns = [{"role": role, "content": said * 7} for role in ("user", "assistant") * 5]
-    asking = {"model": "m", "messages": [{"role": "system", "content": said}, *turns], "tools": tools}
-    content = [
-        {"type": "text", "text": said * 15},
-        {"type": "tool_use", "id": "toolu_1", "name": "find_ship", "input": {"port": "Kiel"}},
-    ]
-    usage = {"input_tokens": 2_000, "output_tokens": 400, "cache_read_input_tokens": 0}
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-6", "content": content}
-    body = msgspec.json.encode(asking)
-    answer = msgspec.json.encode(message | {"stop_reason": "tool_use", "usage": usage})
-    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": " harbour"}}
-    chunk = b"event: content_block_delta\ndata: " + msgspec.json.encode(delta) + b"\n\n"
-    dialects = all_dialects()
-    native, operation = (
-        dialects["anthropic"].operations["chat"],
-        Exchange(dialects).operation("openai", "chat", "anthropic"),
-    )
-    assert operation is not None
-    asked = operation.read(body)
-    before, after = native.stream_reader(asked), operation.stream_reader(asked)
-    size = f"{(len(body) + len(answer)) / 1000:.0f} kB"
-    return [
-        (f"translate a request, call of {size}", lambda: operation.outgoing(asked, "claude-sonnet-4-6")),
-        (f"translate its answer, call of {size}", lambda: operation.shown(asked, 200, answer)),
-        ("a chunk of Anthropic's, as it is", lambda: before.feed(chunk)),
-        ("a chunk of Anthropic's, translated", lambda: after.feed(chunk)),
-    ]
 
 
 def _cost_us(step: Callable[[], object], loops: int) -> float:
