@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from bench.machines import cpu_s
-from bench.stages import reading_us
+from bench.reading import reading_us
 from costbearer.simulator import CREDENTIAL, running_simulator
 from tests.system import running_server
 

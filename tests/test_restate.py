@@ -153,6 +153,24 @@ def test_what_the_provider_stated_and_what_lost_its_price_stay(tmp_path: Path) -
         assert totals(ledger) == before
 
 
+def test_what_cost_nothing_is_rated_again_where_it_was_charged(tmp_path: Path) -> None:
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("cost_usd", "list_cost_usd", "effective_cost_usd", "computed_cost_usd"), money.ZERO
+    )
+    right = rated(0)
+    given_away = [
+        msgspec.structs.replace(charge, unit_price_usd=money.ZERO, list_cost_usd=money.ZERO, cost_usd=money.ZERO)
+        for charge in right["charges"]
+    ]
+    with books(tmp_path) as (writer, ledger, bookkeeper):
+        put(writer, make_entry, **rated(0, charges=tuple(given_away), **nothing))
+        put(writer, make_entry, **rated(1, usage=Usage(), operation="responses.retrieve", charges=(), **nothing))
+        bookkeeper.catch_up()
+        found = restate(ledger, bookkeeper, Prices(BOOK), EVER, apply=True)
+        assert (found["calls"], found["changes"], Decimal(found["delta_usd"])) == (1, 1, right["cost_usd"])
+        assert totals(ledger)[:3] == (right["cost_usd"], 2, 0)
+
+
 def test_a_call_of_several_models_is_rated_part_by_part(tmp_path: Path) -> None:
     parts = (
         Work(model="gpt-4.1-mini", usage=Usage(input_tokens=100, output_tokens=10), largest_input_tokens=100),

@@ -109,3 +109,21 @@ def test_an_endless_line_is_never_held() -> None:
         relayed += sum(len(event) for event in splitter.feed(piece))
     assert 5 * len(piece) - relayed <= sse.EVENT_BYTES_MAX
     assert type(splitter.rest()) is sse.Fragment
+
+
+ODD = [b"", b"\n", b"\n\n", b"\r\n\r\n", b"data: a\r\r", b"data: a\n", b"data: a\n\n\n", b"data: a\r\n\n"]
+ODD += [b"data: a\nb\n\n", b"data: a\rb\n\n", b"data: a\r\nb\r\n\r\n", b"data: a\n\ndata: b\n\n", b"data: a\rb\r\n\r\n"]
+USUAL = [b'data: {"a": 1}\n\n', b'data: {"a": 1}\r\n\r\n', b"data:a\n\n"]
+
+
+@pytest.mark.parametrize("held", [b"", b"data: x", b"\r"])
+@pytest.mark.parametrize("chunk", [*ODD, *USUAL])
+def test_what_is_taken_whole_is_what_would_be_given_out_whole(held: bytes, chunk: bytes) -> None:
+    asked, fed = sse.Splitter(), sse.Splitter()
+    for splitter in (asked, fed):
+        splitter.feed(held)
+    taken = asked.takes_whole(chunk)
+    assert taken or held or chunk not in USUAL
+    if taken:
+        assert fed.feed(chunk) == [chunk]
+        assert not chunk.startswith(b"data:") or sse.data(chunk) == chunk[5:]

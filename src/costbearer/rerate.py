@@ -144,18 +144,22 @@ class _Use(NamedTuple):
         return UNSETTLED_REQUEST if self.card is not None and UNSETTLED_REQUEST in self.card.unmetered else None
 
 
-def _slot_minutes(parts: pa.Table, book: PriceBook) -> int:
-    """The length of the parts of a day within which no price of these models changes."""
-    pairs = parts.group_by(["provider", "model"]).aggregate([]).to_pylist()
-    minutes = MINUTES_PER_DAY
-    for pair in pairs:
-        for edge in book.edges(pair["provider"], pair["model"]):
-            minutes = math.gcd(minutes, edge.hour * 60 + edge.minute)
+def _slot_minutes(parts: pa.Table, book: PriceBook) -> dict[tuple[str, str], int]:
+    """By provider and model the length of the parts of a day within which no price of it changes; else it is a day."""
+    minutes: dict[tuple[str, str], int] = {}
+    for pair in parts.group_by(["provider", "model"]).aggregate([]).to_pylist():
+        provider, model = pair["provider"], pair["model"]
+        edges = [edge.hour * 60 + edge.minute for edge in book.edges(provider, model)]
+        if edges:
+            minutes[provider, model] = math.gcd(MINUTES_PER_DAY, *edges)
     return minutes
 
 
-def _found(use: Mapping[str, Any], minutes: int, book: PriceBook, contract: Contract | None) -> _Use:
-    when = datetime.fromtimestamp(use["slot"] * minutes * 60, UTC)
+def _found(
+    use: Mapping[str, Any], minutes: Mapping[tuple[str, str], int], book: PriceBook, contract: Contract | None
+) -> _Use:
+    slot_minutes = minutes.get((use["provider"], use["model"]), MINUTES_PER_DAY)
+    when = datetime.fromtimestamp(use["slot"] * slot_minutes * 60, UTC)
     context = Context(*(use[name] or None for name in _USE[2:]))
     card = book.at(use["provider"], use["model"], context, when)
     if isinstance(card, Unrated):
@@ -210,10 +214,16 @@ def _price_rows(number: int, use: _Use) -> Iterator[dict[str, Any]]:
 # -- the expressions
 
 
-def _placed(parts: Any, minutes: int) -> Any:
+def _placed(parts: Any, minutes: Mapping[tuple[str, str], int]) -> Any:
     """The parts with their slot of time, and with contexts that can be compared."""
     contexts = {name: ibis.coalesce(parts[name], "") for name in _USE}
-    slot = (parts.at.epoch_seconds().cast("int64") // (minutes * 60)).cast("int64")
+    day = ibis.literal(MINUTES_PER_DAY, "int64")
+    changing = [
+        ((parts.provider == provider) & (parts.model == model), ibis.literal(length, "int64"))
+        for (provider, model), length in minutes.items()
+    ]
+    length = ibis.cases(*changing, else_=day) if changing else day
+    slot = (parts.at.epoch_seconds().cast("int64") // (length * 60)).cast("int64")
     return parts.mutate(**contexts, slot=slot, step=ibis.coalesce(parts.step, 0))
 
 

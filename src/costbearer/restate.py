@@ -87,14 +87,15 @@ class Changed(NamedTuple):
 class Restatement(NamedTuple):
     """`calls` were looked at. `lost` had a price and now have none, by (model, reason); they are left as they are.
 
-    `still_unknown` were unknown and stay so. `rows` are the calls that change, `rated` what they cost now.
+    `still_unknown` were unknown and stay so. `rows` are the calls that change, in the order in which they were
+    posted, `lines` what they are charged now, as `rerate.LINES_ARROW`.
     """
 
     calls: int
     changed: tuple[Changed, ...]
     lost: Mapping[tuple[str, str], int]
     still_unknown: int
-    rated: Rerated
+    lines: pa.Table
     rows: pa.Table
 
     @property
@@ -115,7 +116,7 @@ def restatement(
     calls = reader.execute(_standing(reader, since, until))
     rated = rerate(_parts(calls), book, contract)
     rows = _compared(calls, rated)
-    changed = rows.filter(pc.field("changes"))
+    changed = rows.filter(pc.field("changes")).sort_by([("journal", "ascending"), ("sequence", "ascending")])
     lost = rows.filter(pc.field("lost")).group_by(["model", "reason"]).aggregate([([], "count_all")]).to_pylist()
     still = pc.sum(pc.and_(pc.is_null(rows["before"]), pc.is_null(rows["after"]))).as_py() or 0
     return Restatement(
@@ -123,32 +124,31 @@ def restatement(
         changed=_summed(changed),
         lost={(row["model"], row["reason"]): row["count_all"] for row in lost},
         still_unknown=still,
-        rated=rated,
+        lines=rated.lines.filter(pc.is_in(rated.lines["row"], value_set=changed["row"])),
         rows=changed,
     )
 
 
 def _standing(reader: Reader, since: datetime, until: datetime) -> Any:
-    """The calls that can be rated, as they count now: those that were reversed left out, differences added."""
-    entries = reader.entries.mutate(entry_id=reader.entries.journal + "." + reader.entries.sequence.cast("string"))
+    """The calls that can be rated, as they count now: those that were reversed left out, differences added.
+
+    A known cost can be rated again where it was made of charges. Only of what cost nothing they must be looked for.
+    """
+    entries = reader.entries
     reversed_ones = entries.filter(entries.calls < 0).select(entry_id="refers_to").distinct()
     differences = entries.filter((entries.calls == 0) & entries.refers_to.notnull())
     differences = differences.group_by("refers_to").aggregate(more=differences.cost_usd.sum())
-    charged = reader.charges.select("journal", "sequence").distinct()
-    standing = entries.filter((entries.calls > 0) & (entries.started_at >= since) & (entries.started_at < until))
-    standing = standing.filter(standing.basis != "provider_cost").anti_join(reversed_ones, "entry_id")
-    metered = standing.filter(standing.cost_usd.notnull()).semi_join(charged, ["journal", "sequence"])
+    began = (entries.started_at >= since) & (entries.started_at < until)
+    standing = entries.filter((entries.calls > 0) & began & (entries.basis != "provider_cost"))
     reason = standing.reason_unknown
-    unknown = standing.filter(
-        standing.cost_usd.isnull() & (reason.isin(UNPRICED) | reason.startswith("meter_unpriced:"))
-    )
-    both = metered.union(unknown)
+    unpriced = standing.cost_usd.isnull() & (reason.isin(UNPRICED) | reason.startswith("meter_unpriced:"))
+    free = standing.filter(standing.cost_usd == 0).semi_join(reader.charges, ["journal", "sequence"])
+    both = standing.filter((standing.cost_usd != 0) | unpriced).union(free)
+    both = both.mutate(entry_id=both.journal + "." + both.sequence.cast("string")).anti_join(reversed_ones, "entry_id")
     met = both.left_join(differences, both.entry_id == differences.refers_to)
     names = ["entry_id", "journal", "sequence", *_NAMES, "started_at", "work", *COUNTS]
     cost = both.cost_usd + ibis.coalesce(differences.more, 0).cast(both.cost_usd.type())
-    return met.select(*(both[name] for name in names), before=cost.cast(both.cost_usd.type())).order_by(
-        ["journal", "sequence"]
-    )
+    return met.select(*(both[name] for name in names), before=cost.cast(both.cost_usd.type()))
 
 
 def _parts(calls: pa.Table) -> pa.Table:
@@ -172,15 +172,21 @@ def _parts(calls: pa.Table) -> pa.Table:
     apart = pc.is_valid(calls["work"])
     if not pc.any(apart).as_py():
         return simple
-    several = [dict(row) for row in _apart(simple.filter(apart), calls["work"].filter(apart).to_pylist())]
-    return pa.concat_tables([simple.filter(pc.invert(apart)), pa.Table.from_pylist(several, schema=PARTS_ARROW)])
+    several = _apart(simple.filter(apart), [_works(text) for text in calls["work"].filter(apart).to_pylist()])
+    return pa.concat_tables([simple.filter(pc.invert(apart)), several])
 
 
-def _apart(simple: pa.Table, works: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for row, text in zip(simple.to_pylist(), works, strict=True):
-        for part, work in enumerate(_works(text)):
-            counts = {name: getattr(work.usage, name) for name in COUNTS}
-            yield {**row, "part": part, "model": work.model, "step": work.largest_input_tokens, **counts}
+def _apart(simple: pa.Table, works: Sequence[Sequence[Work]]) -> pa.Table:
+    """A row per part: what is said of the call, and in the place of its counts those of the part."""
+    parents = [number for number, parts in enumerate(works) for _ in parts]
+    parts = [(number, part) for several in works for number, part in enumerate(several)]
+    columns = dict(zip(simple.column_names, simple.take(pa.array(parents, pa.int64())).columns, strict=True)) | {
+        "part": [number for number, _ in parts],
+        "model": [part.model for _, part in parts],
+        "step": [part.largest_input_tokens for _, part in parts],
+        **{name: [getattr(part.usage, name) for _, part in parts] for name in COUNTS},
+    }
+    return pa.table([columns[name] for name in PARTS_ARROW.names], schema=PARTS_ARROW)
 
 
 def _compared(calls: pa.Table, rated: Rerated) -> pa.Table:
@@ -239,7 +245,7 @@ def corrected(found: Restatement, whole: Mapping[str, Sequence[Entry]], *, at: d
     rows = {row["entry_id"]: row["row"] for row in found.rows.select(["entry_id", "row"]).to_pylist()}
     wanted = pa.array([rows[entry_id] for entry_id in whole], pa.int64())
     charges: dict[int, list[Charge]] = {}
-    for line in found.rated.lines.filter(pc.is_in(found.rated.lines["row"], value_set=wanted)).to_pylist():
+    for line in found.lines.filter(pc.is_in(found.lines["row"], value_set=wanted)).to_pylist():
         named = {name: line[name] for name in Charge.__struct_fields__}
         charges.setdefault(line["row"], []).append(Charge(**named))
     for entry_id, entries in whole.items():

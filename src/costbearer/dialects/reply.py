@@ -141,7 +141,7 @@ class EventReader(ABC):
     def feed(self, chunk: bytes) -> bytes:
         """What the caller shall see of what has come so far."""
         # Nearly every chunk a provider sends is one whole event of one line; it needs no cutting.
-        if chunk.startswith(b"data:") and 0 < chunk.find(b"\n") == len(chunk) - 2 and self._splitter.takes_whole(chunk):
+        if chunk.startswith(b"data:") and self._splitter.takes_whole(chunk):
             return chunk if self._read(chunk[5:]) else b""
         events = self._splitter.feed(chunk)
         if len(events) == 1:

@@ -41,9 +41,13 @@ class Splitter:
         self._large = False
 
     def takes_whole(self, chunk: bytes) -> bool:
-        """Would `feed` give this chunk out as it is? Asked of a chunk whose only LF before its last byte is the one
-        before that."""
-        return not self._held and not self._large and chunk.endswith(b"\n\n") and b"\r" not in chunk
+        """Is it one whole event of a single line, which `feed` would give out as it is?"""
+        if self._held or self._large:
+            return False
+        size, end = len(chunk), chunk.find(b"\n")
+        if end == size - 2:
+            return end > 0 and chunk.endswith(b"\n\n") and b"\r" not in chunk
+        return end == size - 3 > 1 and chunk.endswith(b"\r\n\r\n") and chunk.find(b"\r") == size - 4
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that these bytes complete, oldest first."""
