@@ -41,7 +41,13 @@ prices_per_million = {{ input = "{}", output = "5" }}
 
 def rated(sequence: int, model: str = "gpt-4.1-mini", usage: Usage = USED, **overrides: Any) -> dict[str, Any]:
     """What an entry says that is rated as the archive says."""
-    work = (Work(model=model, usage=usage, largest_input_tokens=usage.input_tokens),)
+    work = (
+        Work(
+            model="gpt-4.1-mini" if model == "own-model" else model,
+            usage=usage,
+            largest_input_tokens=usage.input_tokens,
+        ),
+    )
     rating = rate("openai", work, Context(), BORN, BOOK)
     cost = rating.cost_usd
     return {
@@ -151,6 +157,19 @@ def test_what_the_provider_stated_and_what_lost_its_price_stay(tmp_path: Path) -
         assert (found["calls"], found["changes"]) == (1, 0)
         assert found["lost"] == [{"model": "gpt-4.1-mini", "reason": "provider_unpriced", "calls": 1}]
         assert totals(ledger) == before
+
+
+def test_a_share_of_a_fee_stays_where_it_is(tmp_path: Path) -> None:
+    with books(tmp_path) as (writer, ledger, bookkeeper):
+        old = rated(0, provider="nobody", model="own-model")
+        put(writer, make_entry, **old | {"effective_cost_usd": money.total((old["cost_usd"], money.usd("7")))})
+        bookkeeper.catch_up()
+        restate(ledger, bookkeeper, prices(), EVER, apply=True)
+        with ledger.reader() as reader:
+            rows = reader.execute(reader.entries.select("cost_usd", "effective_cost_usd")).to_pylist()
+        cost = Decimal(1000 * 2 + 200 * 5) / 10**6
+        assert money.total(row["cost_usd"] for row in rows) == cost
+        assert money.total(row["effective_cost_usd"] for row in rows) == cost + 7
 
 
 def test_what_cost_nothing_is_rated_again_where_it_was_charged(tmp_path: Path) -> None:

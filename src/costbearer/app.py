@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,8 @@ PORT_TIMEOUT_S = 10.0
 """How long a gateway that is started again waits for its predecessor's workers to let go of the port."""
 STOP_MARGIN_S = 10.0
 
+AMORTISE_INTERVAL_S = 600.0
+"""How often the console looks for days whose fees are not amortised; a day is over once in 24 hours."""
 JOBS_STOP_S = 5.0
 """What the poller of jobs may take to end; it holds nothing that is not asked for again."""
 
@@ -169,7 +172,9 @@ def run_console(config: Config, *, parent: int | None = None) -> None:
 @contextlib.contextmanager
 def console_parts(config: Config) -> Iterator[FastAPI]:
     """The console's application with ledger and bookkeeper behind it; posts what is left at the end."""
+    from costbearer.amortise import amortise, keep_amortised
     from costbearer.bookkeeper import Bookkeeper
+    from costbearer.console.api_amortisations import amortisation_router
     from costbearer.console.api_doctor import doctor_router, full_examination
     from costbearer.console.api_entries import entries_router
     from costbearer.console.api_prices import prices_router
@@ -194,12 +199,29 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
             target=poller.run, args=(stop, config.number("ledger.poll_interval_s")), name="jobs", daemon=True
         )
         polling.start()
+        amortising = threading.Thread(
+            target=keep_amortised,
+            args=(stop, ledger, bookkeeper, lambda: load_prices(config.prices_dir).contract, AMORTISE_INTERVAL_S),
+            name="amortise",
+        )
+        amortising.start()
         routers = [
             report_router(ledger.reader, lambda: bookkeeper.complete_to),
             entries_router(ledger.reader),
             metrics_router(ledger.reader, bookkeeper.progress),
             doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
             prices_router(config.prices_dir),
+            amortisation_router(
+                lambda period, apply: amortise(
+                    ledger,
+                    bookkeeper,
+                    load_prices(config.prices_dir).contract,
+                    since=period.since,
+                    until=period.until,
+                    now=datetime.now(UTC),
+                    apply=apply,
+                )
+            ),
             restatement_router(
                 lambda period, apply: restate(ledger, bookkeeper, load_prices(config.prices_dir), period, apply=apply)
             ),
@@ -214,6 +236,7 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
         finally:
             stop.set()
             posting.join()
+            amortising.join()
             polling.join(JOBS_STOP_S)
             bookkeeper.catch_up()
 

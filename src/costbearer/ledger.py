@@ -28,7 +28,7 @@ import msgspec
 from costbearer import money
 from costbearer.usage import Usage, Work
 
-Kind = Literal["usage", "import", "correction", "restatement", "true_up"]
+Kind = Literal["usage", "import", "correction", "restatement", "true_up", "amortisation"]
 Status = Literal["ok", "error", "cancelled", "unknown"]
 Basis = Literal["provider_cost", "metered", "estimated", "unknown"]
 Provenance = Literal["verified", "asserted", "inferred", "delegated"]
@@ -203,6 +203,9 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=Fa
 CORRECTING: frozenset[Kind] = frozenset({"correction", "restatement"})
 """Kinds of entries that change what another one says."""
 
+AMORTISATION: Kind = "amortisation"
+"""The kind of entries that bring a part of a commitment's fee into the effective cost of a call, or of nobody."""
+
 _NO_USAGE = Usage()
 
 
@@ -219,6 +222,9 @@ def faults(entry: Entry) -> list[str]:
             found.append(f"a {entry.kind} refers to no entry")
         if not entry.calls and (entry.usage != _NO_USAGE or entry.cost_usd is None):
             found.append("a difference carries counts, or no cost")
+    elif entry.kind == AMORTISATION:
+        if entry.calls or entry.requests or entry.usage != _NO_USAGE or entry.cost_usd != money.ZERO:
+            found.append("an amortisation carries calls, counts or a cost")
     elif entry.calls < 0 or entry.requests < 0:
         found.append(f"an entry of kind {entry.kind} takes calls back")
     found += _money_faults(entry)

@@ -260,7 +260,10 @@ def _rated(old: Entry, charges: Sequence[Charge]) -> Entry:
         charges=tuple(charges),
         cost_usd=cost,
         list_cost_usd=money.total(charge.list_cost_usd for charge in charges),
-        effective_cost_usd=cost,
+        # What was amortised into it stays: a share of a fee does not follow from prices.
+        effective_cost_usd=money.total((cost, money.minus(old.effective_cost_usd, old.cost_usd)))
+        if old.effective_cost_usd is not None and old.cost_usd is not None
+        else cost,
         computed_cost_usd=cost,
         basis="estimated" if ESTIMATED in old.notes else "metered",
         reason_unknown=None,

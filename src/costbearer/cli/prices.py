@@ -12,6 +12,7 @@ from urllib.parse import quote
 import click
 
 from costbearer import money
+from costbearer.cli.amortise import amortise
 from costbearer.cli.client import Document, Local, Pairs, Remote, with_client
 from costbearer.cli.output import csv_option, json_option, one_of, print_csv, print_json, print_table, say
 from costbearer.errors import NotFound, PricesInvalid
@@ -328,6 +329,9 @@ def _csv_rows(card: Document) -> Iterator[list[object]]:
     for row in price_rows(card):
         whole = {**card, **row}
         yield [whole[column] for column in _CSV_COLUMNS]
+
+
+prices.add_command(amortise)
 
 
 def _print_changes(found: Document, *, as_json: bool, as_csv: bool) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from costbearer import money
-from costbearer.ledger import CORRECTING, LABELS, PROVIDER_DIFFERENCE
+from costbearer.ledger import AMORTISATION, CORRECTING, LABELS, PROVIDER_DIFFERENCE
 from costbearer.usage import COUNTS, METERS, REQUEST
 
 _QUANTITY = pa.decimal256(19, 0)
@@ -44,6 +44,16 @@ def _kind_faults(columns: dict[str, Any]) -> list[tuple[Any, str]]:
     negative = pc.or_(pc.less(columns["calls"], 0), pc.less(columns["requests"], 0))
     counted = _any([pc.is_valid(columns[name]) for name in COUNTS])
     difference = pc.and_(correcting, pc.equal(columns["calls"], 0))
+    amortising = pc.equal(columns["kind"], AMORTISATION)
+    nothing = pa.scalar(money.ZERO, columns["cost_usd"].type)
+    adding = _any(
+        [
+            pc.not_equal(columns["calls"], 0),
+            pc.not_equal(columns["requests"], 0),
+            counted,
+            pc.fill_null(pc.not_equal(columns["cost_usd"], nothing), fill_value=True),
+        ]
+    )
     return [
         *((pc.and_(usage, _missing(columns[label])), f"{label} is missing") for label in LABELS),
         (pc.and_(correcting, _missing(columns["refers_to"])), "a correction refers to no entry"),
@@ -51,6 +61,7 @@ def _kind_faults(columns: dict[str, Any]) -> list[tuple[Any, str]]:
             pc.and_(difference, pc.or_(counted, pc.is_null(columns["cost_usd"]))),
             "a difference carries counts, or no cost",
         ),
+        (pc.and_(amortising, adding), "an amortisation carries calls, counts or a cost"),
         (pc.and_(pc.invert(correcting), negative), "an entry that is no correction takes calls back"),
         (pc.less(columns["ended_at"], columns["started_at"]), "ended before it started"),
         (pc.is_valid(columns["settlement"]), "it settles a call, which only an entry of the gateway can"),
