@@ -216,6 +216,30 @@ def test_a_call_of_several_models_is_rated_part_by_part(tmp_path: Path) -> None:
         }
 
 
+def test_a_period_that_is_looked_at_in_pieces_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mistaken: dict[str, Any] = {"charges": make_entry("x", 3, usage=USED).charges[:1]}
+    cost = money.total(charge.cost_usd for charge in mistaken["charges"])
+    mistaken |= {"cost_usd": cost, "effective_cost_usd": cost, "computed_cost_usd": cost}
+    unknown = {"provider": "nobody", "response_model": "own-model", "reason_unknown": "provider_unpriced"}
+    with books(tmp_path) as (writer, ledger, bookkeeper):
+        for number in range(12):
+            at = {"started_at": BORN + timedelta(minutes=50 * (number * 7 % 12))}
+            put(writer, make_entry, **(rated(number) | (mistaken if number % 3 else {}) | at))
+            put(writer, make_unknown, **unknown, **at, usage=USED, status="ok")
+            put(writer, make_entry, **rated(number), **{**at, "provider": "nobody"})
+        bookkeeper.catch_up()
+        whole = restate(ledger, bookkeeper, prices(), EVER, apply=False)
+        assert (whole["calls"], whole["changes"], len(whole["lost"])) == (36, 20, 1)
+        monkeypatch.setattr("costbearer.restate.SPAN_CALLS", 5)
+        assert restate(ledger, bookkeeper, prices(), EVER, apply=False) == whole
+        before = totals(ledger)
+        done = restate(ledger, bookkeeper, prices(), EVER, apply=True)
+        assert done | {"applied": None} == whole and done["applied"] == 8 + 2 * 12
+        assert totals(ledger)[0] == before[0] + Decimal(whole["delta_usd"])
+        again = restate(ledger, bookkeeper, prices(), EVER, apply=False)
+        assert (again["calls"], again["changes"]) == (36, 0)
+
+
 @pytest.mark.parametrize("days", [0, 1])
 def test_only_the_period_is_looked_at(tmp_path: Path, days: int) -> None:
     with books(tmp_path) as (writer, ledger, bookkeeper):

@@ -8,6 +8,7 @@ that had a price and now has none keeps it: that is said and left to a person.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -32,6 +33,8 @@ UNPRICED = ("provider_unpriced", "model_unpriced", "tier_unpriced", "variant_unp
 """Reasons for an unknown cost that a new price can take away, beside `meter_unpriced:<meter>`."""
 ESTIMATED = "estimated_from_bytes"
 """The note of a call whose usage is an estimate; so is then its cost."""
+SPAN_CALLS = 500_000
+"""Calls that are rated in one go, at most, where an hour has no more: they take 1.3 GB of memory, a million 2.3."""
 BATCH = 20_000
 """Entries that are corrected in one go."""
 
@@ -113,15 +116,61 @@ def restatement(
     Raises:
         StoreFailed: the ledger cannot be read.
     """
-    calls = reader.execute(_standing(reader, since, until))
-    rated = rerate(_parts(calls), book, contract)
+    pieces: list[_Piece] = []
+    calls = 0
+    for span in _spans(reader, since, until):
+        pieces.append(_restated(reader, book, contract, span, calls))
+        calls += pieces[-1].calls
+    rows = pa.concat_tables([piece.rows for piece in pieces])
+    lost: Counter[tuple[str, str]] = Counter()
+    for piece in pieces:
+        lost.update(piece.lost)
+    return Restatement(
+        calls=calls,
+        changed=_summed(rows),
+        lost=lost,
+        still_unknown=sum(piece.still_unknown for piece in pieces),
+        lines=pa.concat_tables([piece.lines for piece in pieces]),
+        rows=rows.sort_by([("journal", "ascending"), ("sequence", "ascending")]),
+    )
+
+
+def _spans(reader: Reader, since: datetime, until: datetime) -> list[Period]:
+    """The period in pieces of whole hours, each with at most `SPAN_CALLS` where an hour has no more."""
+    entries = reader.entries
+    began = entries.filter((entries.calls > 0) & (entries.started_at >= since) & (entries.started_at < until))
+    hours = began.group_by(hour=(began.started_at.epoch_seconds() // 3600).cast("int64"))
+    spans: list[Period] = []
+    start, held = since, 0
+    for row in reader.execute(hours.aggregate(calls=began.count()).order_by("hour")).to_pylist():
+        if held and held + row["calls"] > SPAN_CALLS:
+            cut = datetime.fromtimestamp(row["hour"] * 3600, UTC)
+            spans.append(Period(start, cut))
+            start, held = cut, 0
+        held += row["calls"]
+    return [*spans, Period(start, until)]
+
+
+class _Piece(NamedTuple):
+    """Of a `Restatement` what one span adds to it."""
+
+    calls: int
+    lost: Mapping[tuple[str, str], int]
+    still_unknown: int
+    lines: pa.Table
+    rows: pa.Table
+
+
+def _restated(reader: Reader, book: PriceBook, contract: Contract | None, span: Period, first: int) -> _Piece:
+    """Rate the calls of a span again; they are numbered from `first` on."""
+    calls = reader.execute(_standing(reader, span))
+    rated = rerate(_parts(calls, first), book, contract)
     rows = _compared(calls, rated)
-    changed = rows.filter(pc.field("changes")).sort_by([("journal", "ascending"), ("sequence", "ascending")])
+    changed = rows.filter(pc.field("changes"))
     lost = rows.filter(pc.field("lost")).group_by(["model", "reason"]).aggregate([([], "count_all")]).to_pylist()
     still = pc.sum(pc.and_(pc.is_null(rows["before"]), pc.is_null(rows["after"]))).as_py() or 0
-    return Restatement(
+    return _Piece(
         calls=len(calls),
-        changed=_summed(changed),
         lost={(row["model"], row["reason"]): row["count_all"] for row in lost},
         still_unknown=still,
         lines=rated.lines.filter(pc.is_in(rated.lines["row"], value_set=changed["row"])),
@@ -129,7 +178,7 @@ def restatement(
     )
 
 
-def _standing(reader: Reader, since: datetime, until: datetime) -> Any:
+def _standing(reader: Reader, span: Period) -> Any:
     """The calls that can be rated, as they count now: those that were reversed left out, differences added.
 
     A known cost can be rated again where it was made of charges. Only of what cost nothing they must be looked for.
@@ -138,7 +187,7 @@ def _standing(reader: Reader, since: datetime, until: datetime) -> Any:
     reversed_ones = entries.filter(entries.calls < 0).select(entry_id="refers_to").distinct()
     differences = entries.filter((entries.calls == 0) & entries.refers_to.notnull())
     differences = differences.group_by("refers_to").aggregate(more=differences.cost_usd.sum())
-    began = (entries.started_at >= since) & (entries.started_at < until)
+    began = (entries.started_at >= span.since) & (entries.started_at < span.until)
     standing = entries.filter((entries.calls > 0) & began & (entries.basis != "provider_cost"))
     reason = standing.reason_unknown
     unpriced = standing.cost_usd.isnull() & (reason.isin(UNPRICED) | reason.startswith("meter_unpriced:"))
@@ -151,9 +200,12 @@ def _standing(reader: Reader, since: datetime, until: datetime) -> Any:
     return met.select(*(both[name] for name in names), before=cost.cast(both.cost_usd.type()))
 
 
-def _parts(calls: pa.Table) -> pa.Table:
-    """What is rated: of each call one part, or those that its entry keeps as they do not follow from its counts."""
-    rows = pa.array(range(len(calls)), pa.int64())
+def _parts(calls: pa.Table, first: int) -> pa.Table:
+    """What is rated: of each call one part, or those that its entry keeps as they do not follow from its counts.
+
+    The calls are numbered from `first` on.
+    """
+    rows = pa.array(range(first, first + len(calls)), pa.int64())
     model = pc.coalesce(calls["response_model"], calls["request_model"])
     columns = {
         "row": rows,
