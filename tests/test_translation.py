@@ -248,6 +248,23 @@ def test_errors_in_openais_shape(provider: str, status: int, body: Any, kind: st
     assert shown == {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
+@pytest.mark.parametrize(
+    ("headers", "body", "kind"),
+    [
+        ({"x-amzn-errortype": "ServiceQuotaExceededException"}, {}, "ServiceQuotaExceededException"),
+        ({"x-amzn-errortype": "ModelTimeoutException:http://internal.amazon.com/x/"}, {}, "ModelTimeoutException"),
+        ({"x-amzn-errortype": "a#ModelErrorException:http://x"}, {}, "ModelErrorException"),
+        ({"x-amzn-errortype": "<script>"}, {}, "ThrottlingException"),
+        ({}, {"__type": "com.amazon#ModelNotReadyException"}, "ModelNotReadyException"),
+        ({}, {}, "ThrottlingException"),
+    ],
+)
+def test_bedrock_names_its_error_in_a_header(headers: dict[str, str], body: dict[str, str], kind: str) -> None:
+    told = json.dumps({"message": "no", **body}).encode()
+    shown = json.loads(translated("bedrock").shown(asked(), 429, told, headers))
+    assert (shown["error"]["type"], shown["error"]["code"]) == (kind, kind)
+
+
 def test_what_the_native_operation_hides_stays_hidden() -> None:
     secret = {"message": "User: arn:aws:iam::123456789012:user/gateway is not authorized"}
     assert b"arn:" not in translated("bedrock").shown(asked(), 403, json.dumps(secret).encode())

@@ -102,7 +102,7 @@ class BatchCreate(stored.Unstreamed):
         """Read the new batch. Never raises."""
         return read_batch(body)
 
-    def shown(self, request: CallRequest, status: int, body: bytes) -> bytes:
+    def shown(self, request: CallRequest, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> bytes:
         """The batch with its results where the gateway has them."""
         return with_own_results(body)
 
@@ -114,7 +114,7 @@ class BatchObject(stored.StoredObject):
         """Read the batch; a list reads as nothing. Never raises."""
         return read_batch(body)
 
-    def shown(self, request: CallRequest, status: int, body: bytes) -> bytes:
+    def shown(self, request: CallRequest, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> bytes:
         """The batch with its results where the gateway has them."""
         return with_own_results(body)
 

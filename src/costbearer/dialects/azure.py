@@ -143,8 +143,8 @@ class Deployed:
         """Read a reply that came whole. Never raises."""
         return served(self._inner.whole(request, body, headers), request, headers)
 
-    def shown(self, request: CallRequest, status: int, body: bytes) -> bytes:
-        return self._inner.shown(request, status, body)
+    def shown(self, request: CallRequest, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> bytes:
+        return self._inner.shown(request, status, body, headers)
 
 
 class _Reader:

@@ -175,7 +175,7 @@ class Operation(Protocol):
         """Read a reply that came whole. Never raises: what is not as expected is an incomplete reading with a note."""
         ...
 
-    def shown(self, request: CallRequest, status: int, body: bytes) -> bytes:
+    def shown(self, request: CallRequest, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> bytes:
         """What the caller shall see of a whole reply of any status: the provider's bytes, or their translation.
         Never raises."""
         ...
@@ -240,6 +240,6 @@ class Plain:
 
     streams: Mapping[str, str] = MappingProxyType({EVENT_STREAM: EVENT_STREAM})
 
-    def shown(self, request: CallRequest, status: int, body: bytes) -> bytes:
+    def shown(self, request: CallRequest, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> bytes:
         """The provider's bytes."""
         return body

@@ -169,7 +169,7 @@ class Converse:
         failed = found.output is None and found.usage is None and (found.message or found.Message)
         return reading(request, found, notes, generated=generated, error_code=error_code(headers) if failed else None)
 
-    def shown(self, request: CallRequest, status: int, body: bytes) -> bytes:
+    def shown(self, request: CallRequest, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> bytes:
         """The provider's bytes; but what it says of the gateway's own credential is not for callers."""
         return shown(status, body)
 
@@ -206,7 +206,7 @@ class CountTokens:
             return Reading(error_code=error_code(headers))
         return Reading(complete=True)
 
-    def shown(self, request: CallRequest, status: int, body: bytes) -> bytes:
+    def shown(self, request: CallRequest, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> bytes:
         return shown(status, body)
 
 

@@ -170,7 +170,7 @@ class Invoke:
             own = told.reading()
         return _settled(request, own, meter, notes, headers)
 
-    def shown(self, request: CallRequest, status: int, body: bytes) -> bytes:
+    def shown(self, request: CallRequest, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> bytes:
         """The provider's bytes; but what it says of the gateway's own credential is not for callers."""
         return converse.shown(status, body)
 

@@ -24,8 +24,9 @@ from costbearer.dialects import body as bodies
 from costbearer.dialects import jsonedit, openai_plain, reply
 from costbearer.dialects.base import NOTHING, NOWHERE, CallRequest, Outgoing, Place, Plain, Reading, ReplyReader
 from costbearer.dialects.openai_plain import CALLER_TOOLS, CHOICES_MAX, CONTAINED_PARTS
-from costbearer.dialects.openai_usage import read_cost, read_usage
+from costbearer.dialects.openai_usage import read_cost, read_usage, searched
 from costbearer.dialects.reply import Notes
+from costbearer.errors import BodyInvalid
 from costbearer.usage import Work
 
 _TEXTS = frozenset({"content", "refusal", "reasoning", "reasoning_content", "text"})
@@ -96,6 +97,7 @@ class OpenAIChat(Plain):
             choices=fields.whole("n", low=1, high=CHOICES_MAX) or 1,
             open_ended=_open_ended(fields),
             tier=fields.word("service_tier"),
+            variant=_searching(fields),
         )
 
     def outgoing(self, request: CallRequest, model: str, labels: Mapping[str, str] = NOTHING) -> Outgoing:
@@ -245,6 +247,7 @@ class _Told:
             response_model=self._model,
             response_id=self._id,
             tier=self._tier,
+            variant=searched(usage, self._request.variant),
             provider_cost_usd=cost,
             generated_bytes=self._generated,
             error_code=self._error_code,
@@ -316,6 +319,19 @@ def _call_size(call: object) -> int:
         if type(named) is dict:
             found += reply.size(named.get("name")) + reply.size(named.get(argument))
     return found
+
+
+def _searching(fields: bodies.Fields) -> str | None:
+    """How far and how a search is asked to go, in the words of `price_context.Context.variant`; None where the request
+    does not say. Perplexity's pages name two sizes as the default, so that none is taken for granted."""
+    try:
+        options = fields.object("web_search_options")
+    except BodyInvalid:
+        # The provider refuses it.
+        return None
+    size = None if options is None else options.word("search_context_size")
+    kind = None if options is None else options.word("search_type")
+    return size if size is None or kind in (None, "fast") else f"{kind}/{size}"
 
 
 def _open_ended(fields: bodies.Fields) -> bool:

@@ -187,6 +187,7 @@ def whole(request: CallRequest, body: bytes) -> Reading | None:
         response_model=model,
         response_id=reply.name(found.id),
         tier=None if tier is None else reply.name(tier),
+        variant=request.variant,
         generated_bytes=generated,
         notes=notes.codes(),
     )

@@ -54,6 +54,7 @@ class PlainUsage(msgspec.Struct, gc=False):
     server_tool_use_details: _OfServerTools | None = None
     cost: None = None
     cost_in_usd_ticks: None = None
+    search_context_size: None = None
 
 
 _NO_PROMPT = _OfPrompt()
@@ -144,6 +145,16 @@ def inclusive_output(
         return total - prompt
     notes.add("total_mismatch")
     return completion
+
+
+def searched(usage: dict[str, Any] | None, asked: str | None) -> str | None:
+    """The size of the search context on which a fee per request depends (Perplexity: `usage.search_context_size`), with
+    the kind of search that was asked for in front of it; what was asked for where the reply states no size."""
+    size = reply.name(usage.get("search_context_size")) if usage is not None else None
+    if size is None:
+        return asked
+    kind, slash, _ = (asked or "").rpartition("/")
+    return f"{kind}{slash}{size}"
 
 
 def read_cost(usage: dict[str, Any], notes: Notes) -> Decimal | None:

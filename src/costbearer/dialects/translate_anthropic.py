@@ -89,7 +89,7 @@ class Speech:
     def answer(self, body: bytes) -> Answer | Fault:
         return answer(body)
 
-    def fault(self, status: int, body: bytes) -> Fault:
+    def fault(self, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> Fault:
         return _fault(_whole(body))
 
     def events(self) -> Events:

@@ -129,8 +129,8 @@ class Speech:
     def answer(self, body: bytes) -> Answer | Fault:
         return answer(body)
 
-    def fault(self, status: int, body: bytes) -> Fault:
-        return _fault(status, _whole(body))
+    def fault(self, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> Fault:
+        return _fault(status, _whole(body), headers)
 
     def events(self) -> Events:
         return Events()
@@ -344,7 +344,7 @@ def answer(body: bytes) -> Answer | Fault:
     """A reply that came whole. Raises one of `reply.UNREADABLE`."""
     found = _reply(body)
     if found.output is None and found.message is not None:
-        return _fault(0, {"message": found.message})
+        return _fault(0, {"message": found.message}, NOTHING)
     message = None if found.output is None else found.output.message
     parts: list[Part] = []
     for block in message.content if message is not None else []:
@@ -377,10 +377,13 @@ def _shown(kind: str, source: dict[str, Any]) -> Image:
     return Image("", media_type=f"image/{kind or 'png'}", data=text(source.get("bytes")))
 
 
-def _fault(status: int, body: object) -> Fault:
-    """Of `{"message"}`; the name of the error stands in a header, or follows from the status."""
+def _fault(status: int, body: object, headers: Mapping[str, str]) -> Fault:
+    """Of `{"message"}`; the name of the error stands in a header, before a colon and an address, or in the body, or
+    follows from the status (https://smithy.io/2.0/aws/protocols/aws-restjson1-protocol.html, operation errors)."""
     said = body if type(body) is dict else {}
-    kind = text(said.get("__type")).rpartition("#")[2] or ERRORS.get(status, reply.ERROR_CODE_UNKNOWN)
+    named = headers.get("x-amzn-errortype") or text(said.get("__type"))
+    kind = named.rpartition("#")[2].partition(":")[0]
+    kind = reply.code(kind, otherwise="") or ERRORS.get(status, reply.ERROR_CODE_UNKNOWN)
     return Fault(kind, kind, text(said.get("message")) or text(said.get("Message")))
 
 

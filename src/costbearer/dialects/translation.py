@@ -56,7 +56,7 @@ class Speech(Protocol):
         """A reply of status 2xx that came whole. Raises one of `reply.UNREADABLE`."""
         ...
 
-    def fault(self, status: int, body: bytes) -> Fault:
+    def fault(self, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> Fault:
         """A reply of another status. Raises one of `reply.UNREADABLE`."""
         ...
 
@@ -105,11 +105,12 @@ class Translated:
         """Read a reply that came whole, by the provider's rules. Never raises."""
         return self._native.whole(_native(request), body, headers)
 
-    def shown(self, request: CallRequest, status: int, body: bytes) -> bytes:
+    def shown(self, request: CallRequest, status: int, body: bytes, headers: Mapping[str, str] = NOTHING) -> bytes:
         """The reply as OpenAI's. Never raises: what cannot be read is an error in OpenAI's shape."""
         try:
             if not 200 <= status < 300:
-                fault = self._speech.fault(status, self._native.shown(request, status, body))
+                shown = self._native.shown(request, status, body, headers)
+                fault = self._speech.fault(status, shown, headers)
                 return translate_openai_answer.error(fault)
             answer = self._speech.answer(body)
             if isinstance(answer, Fault):

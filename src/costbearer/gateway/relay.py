@@ -70,7 +70,7 @@ async def _relay_refusal(request: Request, call: Call, connection: Connection) -
         raise UpstreamFailed(
             f"{name} answered with a redirect (status {connection.status}); redirects are not followed"
         )
-    shown = call.target.operation.shown(request.asked, connection.status, body)
+    shown = call.target.operation.shown(request.asked, connection.status, body, connection.headers)
     request.caller.wire.response_bytes(connection.status, _headers(request, call, connection), shown)
 
 
@@ -102,7 +102,7 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
         headers.append((COST, money.text(entry.cost_usd)))
     headers.append((BASIS, entry.basis))
     request.caller.wire.response_bytes(
-        connection.status, headers, operation.shown(request.asked, connection.status, body)
+        connection.status, headers, operation.shown(request.asked, connection.status, body, connection.headers)
     )
 
 
