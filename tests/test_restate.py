@@ -230,7 +230,7 @@ def test_a_period_that_is_looked_at_in_pieces_gives_the_same(tmp_path: Path, mon
         bookkeeper.catch_up()
         whole = restate(ledger, bookkeeper, prices(), EVER, apply=False)
         assert (whole["calls"], whole["changes"], len(whole["lost"])) == (36, 20, 1)
-        monkeypatch.setattr("costbearer.restate.SPAN_CALLS", 5)
+        monkeypatch.setattr("costbearer.restate.SPAN_CALLS", 13)
         assert restate(ledger, bookkeeper, prices(), EVER, apply=False) == whole
         before = totals(ledger)
         done = restate(ledger, bookkeeper, prices(), EVER, apply=True)
