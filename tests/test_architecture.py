@@ -33,6 +33,7 @@ RANKS: dict[str, int] = {
     "config": 2,
     "dialects": 2,
     "settlements": 2,
+    "credentials": 3,
     "frames": 3,
     "journal": 3,
     "journal_files": 3,

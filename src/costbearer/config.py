@@ -103,6 +103,7 @@ class Provider:
     `cost_header` names a reply header in which the provider states the cost in USD, `request_id_headers` those in which
     it states its own id of the call, if not where its dialect does. `credential` is empty where a server needs none.
     `deployments` says of names at this provider (Azure's deployments, Bedrock's ARNs) which model they are.
+    `credential_file` is where the credential was read, if it was in a file: others may stand there later.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Provider:
     price_provider: str = ""
     request_id_headers: tuple[str, ...] = ()
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
+    credential_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +323,7 @@ def _provider(
         dialect=dialect,
         base_url=base_url.rstrip("/"),
         credential=_credential(table, row, env, file, place),
+        credential_file=_credential_file(table, file),
         cost_header=None if cost_header is None else _header_name(cost_header, "cost_header", place),
         price_provider=str(table.get("price_provider", row.get("price_provider", name))),
         request_id_headers=tuple(_header_name(value, "request_id_headers", place) for value in id_headers),
@@ -359,7 +362,8 @@ def _credential(
         credential = env.get(str(variable), "").strip()
         source = f"environment variable {variable}"
     elif "api_key_file" in table:
-        path = (file.parent if file is not None else Path()) / str(table["api_key_file"])
+        path = _credential_file(table, file)
+        assert path is not None
         credential = _file_text(path, place).strip()
         source = f"file {path}"
     else:
@@ -367,9 +371,20 @@ def _credential(
     named = "api_key_env" in table or "api_key_file" in table
     if not credential and (named or not row.get("api_key_optional")):
         raise ConfigInvalid(f"{place}: {source} is missing or empty; it must hold the provider's API key")
-    if not credential.isascii() or any(character.isspace() for character in credential):
+    if not is_key(credential):
         raise ConfigInvalid(f"{place}: {source} holds characters that no API key has")
     return credential
+
+
+def _credential_file(table: Mapping[str, Any], file: Path | None) -> Path | None:
+    """The file that a provider's table names, as seen from the settings' own."""
+    named = table.get("api_key_file")
+    return None if named is None else (file.parent if file is not None else Path()) / str(named)
+
+
+def is_key(credential: str) -> bool:
+    """Can it be a provider's key, or nothing where a server needs none?"""
+    return credential.isascii() and not any(character.isspace() for character in credential)
 
 
 def _is_base_url(text: str) -> bool:

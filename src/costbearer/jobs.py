@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.config import Config, Provider
 from costbearer.contract import Prices
+from costbearer.credentials import Credentials
 from costbearer.dialects.base import CallRequest, Dialect, Job, Outgoing, Place, Reading
 from costbearer.errors import CostbearerError
 from costbearer.ledger import Entry, Settlement
@@ -63,6 +64,7 @@ class Poller:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._providers = config.providers
+        self._credentials = Credentials(config.providers)
         self._bookkeeper = bookkeeper
         self._dialects = dialects
         self._load_prices = load_prices
@@ -91,6 +93,7 @@ class Poller:
         if not due:
             return 0
         prices = self._load_prices()
+        self._credentials.refresh()
         settled = 0
         with httpx2.Client(timeout=TIMEOUT_S, follow_redirects=False) as client:
             for entry in due:
@@ -145,7 +148,7 @@ class Poller:
         operation = dialect.operations[name]
         request: CallRequest = operation.read(b"", Place("GET", params={"id": subject}))
         sent: Outgoing = operation.outgoing(request, "")
-        headers = dict((*dialect.credential_headers(provider.credential), *sent.headers))
+        headers = dict((*dialect.credential_headers(self._credentials.of(provider.name)), *sent.headers))
         try:
             answer = client.get(f"{provider.base_url}{sent.path}", headers=headers)
         except httpx2.HTTPError as error:

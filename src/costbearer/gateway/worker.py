@@ -18,6 +18,7 @@ from typing import Any
 from costbearer.attribution import Bearer, Hasher
 from costbearer.config import Config, Provider
 from costbearer.contract import Prices
+from costbearer.credentials import Credentials
 from costbearer.dialects.base import Dialect, Outgoing, Signing
 from costbearer.dialects.registry import Exchange
 from costbearer.errors import (
@@ -114,6 +115,7 @@ class Worker:
         self._keys_read = time.monotonic()
         self._refreshing = asyncio.Lock()
         self._keys_failing = False
+        self._credentials = Credentials(config.providers)
         self._heads: dict[tuple[str, str, str, str | None], str] = {}
         self._bearers: dict[str, tuple[KeyRecord, Bearer]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -309,7 +311,10 @@ class Worker:
             pool = self.pools[provider.name]
             lines = [f"{outgoing.method} {pool.path}{outgoing.path} HTTP/1.1", f"host: {pool.host_header}"]
             if not dialect.signs:
-                lines += [f"{name}: {value}" for name, value in dialect.credential_headers(provider.credential)]
+                lines += [
+                    f"{name}: {value}"
+                    for name, value in dialect.credential_headers(self._credentials.of(provider.name))
+                ]
             if outgoing.content_type is not None:
                 lines.append(f"content-type: {outgoing.content_type}")
             lines += ["accept-encoding: identity", ""]
@@ -325,7 +330,7 @@ class Worker:
         signing = Signing(
             outgoing.method, f"{provider.base_url}{outgoing.path}", headers, outgoing.body, datetime.now(UTC)
         )
-        return dialect.credential_headers(provider.credential, signing)
+        return dialect.credential_headers(self._credentials.of(provider.name), signing)
 
     def _intent(
         self, request: Request, target: Target, outgoing: Outgoing, number: int, reason: str | None, now: datetime
@@ -435,6 +440,7 @@ class Worker:
             await asyncio.sleep(REVISION_INTERVAL_S)
             await self._refresh_keys()
             await self._refresh_prices()
+            self._refresh_credentials()
             self._write_refused()
 
     async def _refresh_keys(self) -> bool:
@@ -469,6 +475,11 @@ class Worker:
             log.error("the prices cannot be read, they hold as they were: %s", error.message)
             return
         self.resolver = Resolver(self.config, self.prices.book, self._exchange)
+
+    def _refresh_credentials(self) -> None:
+        changed = self._credentials.refresh()
+        if changed:
+            self._heads = {key: head for key, head in self._heads.items() if key[0] not in changed}
 
     def _write_refused(self) -> None:
         """Write the outcomes that a full disk refused, as soon as it takes them."""
