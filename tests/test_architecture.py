@@ -43,6 +43,7 @@ RANKS: dict[str, int] = {
     "rerate": 4,
     "restate": 4,
     "amortise": 4,
+    "standing": 4,
     "reports": 4,
     "price_desk": 4,
     "gateway": 5,

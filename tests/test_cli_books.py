@@ -167,9 +167,11 @@ def test_what_is_no_period_is_refused(command: tuple[str, ...]) -> None:
     assert run(*command).stderr.endswith(f"see `costbearer {' '.join(command)} --help` [usage]\n")
 
 
-@pytest.mark.parametrize("command", [("restate",), ("prices", "amortise")])
+@pytest.mark.parametrize(
+    "command", [("restate", "--since", SINCE), ("prices", "amortise", "--since", SINCE), ("close", "2026-10")]
+)
 def test_without_data_there_is_nothing_to_do(command: tuple[str, ...]) -> None:
-    done = run(*command, "--since", SINCE, "--data", "elsewhere")
+    done = run(*command, "--data", "elsewhere")
     assert done.exit_code == 2
     assert re.fullmatch(
         r"costbearer: there is no data directory \S+/elsewhere; name it with --data \[not_found\]\n", done.stderr
@@ -208,6 +210,21 @@ def test_without_a_commitment_that_is_said() -> None:
     done = run("prices", "amortise", "--since", SINCE, "--until", UNTIL)
     assert done.exit_code == 0
     assert "No commitment holds in them" in done.stderr
+
+
+@pytest.mark.usefixtures("either")
+def test_a_month_is_closed_once_and_for_ever() -> None:
+    done = run("close", "2026-10")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "2026-10 is closed, with all before it.\n")
+    again = run("close", "2026-10")
+    assert (again.exit_code, again.stderr) == (
+        2,
+        "costbearer: 2026-10 is closed; the last closed month is 2026-10 [conflict]\n",
+    )
+    early = run("close", "2099-01")
+    assert early.exit_code == 2
+    assert "month: 2099-01 is not over yet (in UTC)" in early.stderr
+    assert run("close", "october").stderr.startswith("costbearer: month: must be a month such as 2026-10")
 
 
 def test_the_books_stay_sound(config: Config) -> None:

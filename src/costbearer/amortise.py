@@ -28,9 +28,11 @@ import pyarrow as pa
 from costbearer import money
 from costbearer.contract import Contract, effective_cost
 from costbearer.contract_rows import Commitment
+from costbearer.corrections import Closed, never
 from costbearer.errors import CostbearerError
 from costbearer.ledger import AMORTISATION, Entry
 from costbearer.price_context import PROVISIONED, Context, words_of
+from costbearer.standing import calls as calls_of
 from costbearer.usage import Usage
 
 NOBODY = "(none)"
@@ -103,8 +105,10 @@ def amortise(
     until: datetime,
     now: datetime,
     apply: bool,
+    closed: Closed = never,
 ) -> dict[str, Any]:
-    """Spread the fees of the whole days in `[since, until)` that are over; with `apply` what is missing is posted.
+    """Spread the fees of the whole days in `[since, until)` that are over; with `apply` what is missing is posted, for
+    days of a closed month, as `closed` says, in the open one.
 
     Each day of a commitment is posted in batches; who is cut off in between posts the rest the next time.
 
@@ -118,19 +122,24 @@ def amortise(
         for each in _of_day(ledger, contract, day):
             found.append(each)
             if posted is not None:
-                posted += _post(ledger, books, each, now)
+                posted += _post(ledger, books, each, now, in_open_month=closed(day))
     return _document(found, since=since, until=until, days=len(days), applied=posted)
 
 
 def keep_amortised(
-    stop: threading.Event, ledger: Ledger, books: Books, contract: Callable[[], Contract | None], interval_s: float
+    stop: threading.Event,
+    ledger: Ledger,
+    books: Books,
+    contract: Callable[[], Contract | None],
+    interval_s: float,
+    closed: Closed = never,
 ) -> None:
     """Post what is missing of the days that are over, now and then until `stop` is set."""
     while not stop.wait(interval_s):
         try:
             held, now = contract(), datetime.now(UTC)
             if held is not None and held.commitments:
-                amortise(ledger, books, held, since=now - LOOK_BACK, until=now, now=now, apply=True)
+                amortise(ledger, books, held, since=now - LOOK_BACK, until=now, now=now, apply=True, closed=closed)
         except CostbearerError as error:
             # What is missing now is found again the next time.
             log.warning("commitments are not amortised for now: %s", error.message)
@@ -203,15 +212,12 @@ def _calls(reader: Reader, contract: Contract | None, day: datetime) -> dict[str
 def _standing(reader: Reader, day: datetime) -> Any:
     """The calls of a day whose cost is known, without those that were reversed, with the share each has so far."""
     entries = reader.entries.mutate(
-        entry_id=reader.entries.journal + "." + reader.entries.sequence.cast("string"),
-        beyond=ibis.coalesce(reader.entries.effective_cost_usd, reader.entries.cost_usd) - reader.entries.cost_usd,
+        beyond=ibis.coalesce(reader.entries.effective_cost_usd, reader.entries.cost_usd) - reader.entries.cost_usd
     )
-    reversed_ones = entries.filter(entries.calls < 0).select(entry_id="refers_to").distinct()
     differences = entries.filter((entries.calls == 0) & entries.refers_to.notnull())
     differences = differences.group_by("refers_to").aggregate(more=differences.beyond.sum())
-    began = (entries.started_at >= day) & (entries.started_at < day + DAY)
-    calls = entries.filter((entries.calls > 0) & began & entries.cost_usd.notnull())
-    calls = calls.anti_join(reversed_ones, "entry_id")
+    calls = calls_of(entries, day, day + DAY)
+    calls = calls.filter(calls.cost_usd.notnull())
     met = calls.left_join(differences, calls.entry_id == differences.refers_to)
     kind = calls.cost_usd.type()
     posted = calls.beyond.cast(kind) + ibis.coalesce(differences.more, 0).cast(kind)
@@ -235,8 +241,8 @@ def _commitment_of(use: Mapping[str, Any], contract: Contract | None, day: datet
 def _unused_posted(reader: Reader, day: datetime) -> dict[str, Decimal]:
     """By commitment what was posted as unused of it on a day."""
     entries = reader.entries
-    began = (entries.started_at >= day) & (entries.started_at < day + DAY)
-    mine = entries.filter((entries.kind == AMORTISATION) & entries.refers_to.isnull() & began)
+    of_day = entries.call_id.endswith(_of(day))
+    mine = entries.filter((entries.kind == AMORTISATION) & entries.refers_to.isnull() & of_day)
     found: dict[str, Decimal] = {}
     for row in reader.execute(mine.select("notes", "effective_cost_usd")).to_pylist():
         name = next(note.removeprefix(_NOTE) for note in row["notes"] if note.startswith(_NOTE))
@@ -244,15 +250,19 @@ def _unused_posted(reader: Reader, day: datetime) -> dict[str, Decimal]:
     return found
 
 
-def _post(ledger: Ledger, books: Books, of: DayOfCommitment, now: datetime) -> int:
+def _post(ledger: Ledger, books: Books, of: DayOfCommitment, now: datetime, *, in_open_month: bool) -> int:
     """Post what is missing of a day, what nobody used with the first batch."""
     due = [share for share in of.shares if share.share_usd != share.posted_usd]
-    first = [_unused(of, now)] if of.unused_usd != of.unused_posted_usd else []
+    begun = {"started_at": now} if in_open_month else {}
+    first = [msgspec.structs.replace(_unused(of, now), **begun)] if of.unused_usd != of.unused_posted_usd else []
     posted = 0
     for start in range(0, max(len(due), len(first)), BATCH):
         batch = due[start : start + BATCH]
         calls = ledger.entries([share.call for share in batch]) if batch else []
-        entries = [_share(call, share, of, now) for call, share in zip(calls, batch, strict=True)]
+        entries = [
+            msgspec.structs.replace(_share(call, share, of, now), **begun)
+            for call, share in zip(calls, batch, strict=True)
+        ]
         posted += books.record([*(first if start == 0 else []), *entries])
     return posted
 
@@ -268,7 +278,7 @@ def _share(call: Entry, share: Share, of: DayOfCommitment, now: datetime) -> Ent
 
 def _unused(of: DayOfCommitment, now: datetime) -> Entry:
     commitment = of.commitment
-    called = f"{commitment.name}.{of.day:%Y-%m-%d}"
+    called = commitment.name + _of(of.day)
     empty = Entry(
         journal="",
         sequence=0,
@@ -281,6 +291,11 @@ def _unused(of: DayOfCommitment, now: datetime) -> Entry:
     return msgspec.structs.replace(
         empty, **_money_only(of, money.minus(of.unused_usd, of.unused_posted_usd), max(now, of.day))
     )
+
+
+def _of(day: datetime) -> str:
+    """How the ids of a day's unused capacity end."""
+    return f".{day:%Y-%m-%d}"
 
 
 def _money_only(of: DayOfCommitment, amount: Decimal, at: datetime) -> dict[str, Any]:

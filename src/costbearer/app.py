@@ -37,7 +37,8 @@ from costbearer.stores.secrets import Keyring
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from costbearer.contract import Prices
+    from costbearer.contract import Contract, Prices
+    from costbearer.corrections import Closed
     from costbearer.gateway.worker import Worker
 
 SUPERVISOR_LOCK = "supervisor.lock"
@@ -109,6 +110,18 @@ def load_prices(prices_dir: Path) -> Prices:
     return Prices(PriceBook.loads(now.archive), None if now.contract is None else Contract.loads(now.contract))
 
 
+def closed_months(config: Config) -> Closed:
+    """Which months are closed, for a command that posts without a server."""
+    from costbearer.corrections import never
+    from costbearer.stores.control import Control
+    from costbearer.stores.periods import Periods
+
+    if not config.control_file.exists():
+        return never
+    with Control.open(config.control_file) as control:
+        return Periods(control.database).as_of_now()
+
+
 def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
     """One worker's state, in the worker's own process: a new journal, keys and prices in memory."""
     from costbearer.dialects.registry import all_dialects
@@ -177,6 +190,7 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
     from costbearer.console.api_amortisations import amortisation_router
     from costbearer.console.api_doctor import doctor_router, full_examination
     from costbearer.console.api_entries import entries_router
+    from costbearer.console.api_periods import periods_router
     from costbearer.console.api_prices import prices_router
     from costbearer.console.api_reports import report_router
     from costbearer.console.api_restatements import restatement_router
@@ -187,9 +201,11 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
     from costbearer.restate import restate
     from costbearer.stores.control import Control
     from costbearer.stores.duckdb import Ledger
+    from costbearer.stores.periods import Periods
 
     with Control.open(config.control_file) as control, contextlib.closing(Ledger.open(config.ledger_file)) as ledger:
-        bookkeeper = Bookkeeper(config.journal_dir, ledger)
+        periods = Periods(control.database)
+        bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=periods.is_closed)
         stop = threading.Event()
         interval_s = config.number("ledger.post_interval_ms") / 1000
         posting = threading.Thread(target=bookkeeper.run, args=(stop, interval_s), name="bookkeeper")
@@ -199,9 +215,13 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
             target=poller.run, args=(stop, config.number("ledger.poll_interval_s")), name="jobs", daemon=True
         )
         polling.start()
+
+        def contract() -> Contract | None:
+            return load_prices(config.prices_dir).contract
+
         amortising = threading.Thread(
             target=keep_amortised,
-            args=(stop, ledger, bookkeeper, lambda: load_prices(config.prices_dir).contract, AMORTISE_INTERVAL_S),
+            args=(stop, ledger, bookkeeper, contract, AMORTISE_INTERVAL_S, periods.is_closed),
             name="amortise",
         )
         amortising.start()
@@ -211,19 +231,28 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
             metrics_router(ledger.reader, bookkeeper.progress),
             doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
             prices_router(config.prices_dir),
+            periods_router(periods),
             amortisation_router(
                 lambda period, apply: amortise(
                     ledger,
                     bookkeeper,
-                    load_prices(config.prices_dir).contract,
+                    contract(),
                     since=period.since,
                     until=period.until,
                     now=datetime.now(UTC),
                     apply=apply,
+                    closed=periods.as_of_now(),
                 )
             ),
             restatement_router(
-                lambda period, apply: restate(ledger, bookkeeper, load_prices(config.prices_dir), period, apply=apply)
+                lambda period, apply: restate(
+                    ledger,
+                    bookkeeper,
+                    load_prices(config.prices_dir),
+                    period,
+                    apply=apply,
+                    closed=periods.as_of_now(),
+                )
             ),
         ]
         try:

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from costbearer.corrections import restated, settled
+from costbearer.corrections import Closed, never, restated, settled
 from costbearer.errors import CostbearerError, JournalFailed, StoreFailed
 from costbearer.journal import journals, live, take_over
 from costbearer.ledger import AWAITING_RESULT, Entry, Settlement
@@ -72,13 +72,16 @@ class Bookkeeper:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         batch_entries: int = BATCH_ENTRIES,
+        closed: Closed = never,
     ) -> None:
-        """`journal_dir` holds the journals, and nobody else takes them over or seals them."""
+        """`journal_dir` holds the journals, and nobody else takes them over or seals them. `closed` says of a moment
+        whether its month is closed: what is learned of a call of such a month is posted in the open one."""
         self.journal_dir = journal_dir
         self.ledger = ledger
         self.complete_to: datetime | None = None
         self.failure: str | None = None
         self._clock = clock
+        self._closed = closed
         self._batch_entries = batch_entries
         self._lock = threading.RLock()
         self._readings: dict[str, JournalReading] | None = None
@@ -233,7 +236,8 @@ class Bookkeeper:
         return int(rows.num_rows)
 
     def _settling(self, old: Entry, settlement: Settlement) -> tuple[Entry, ...]:
-        return restated(old, settled(old, settlement), at=self._clock(), kind="correction")
+        closed = self._closed(old.started_at)
+        return restated(old, settled(old, settlement), at=self._clock(), kind="correction", closed=closed)
 
     def _settle_due(self) -> int:
         """Apply every result that was posted to the call it belongs to."""

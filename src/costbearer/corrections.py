@@ -7,7 +7,7 @@ is made from `net`, which is that right entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -21,8 +21,15 @@ from costbearer.usage import COUNTS, Usage
 _MONEY = ("cost_usd", "list_cost_usd", "effective_cost_usd", "provider_cost_usd", "computed_cost_usd")
 _OWN = ("journal", "sequence", "kind", "refers_to", "notes", "settlement")
 """Fields in which a right entry may differ from the old one without that being a change."""
+Closed = Callable[[datetime], bool]
+"""Whether the month of a moment is closed."""
 REVERSED = "reversed"
 """The note on a reversal."""
+
+
+def never(_: datetime) -> bool:
+    """No month is closed."""
+    return False
 
 
 def restated(old: Entry, new: Entry, *, at: datetime, kind: Kind, closed: bool = False) -> tuple[Entry, ...]:

@@ -22,10 +22,12 @@ import pyarrow.compute as pc
 
 from costbearer import corrections, money
 from costbearer.contract import Contract, Prices
+from costbearer.corrections import Closed, never
 from costbearer.errors import StoreFailed
 from costbearer.ledger import Charge, Entry
 from costbearer.prices import PriceBook
 from costbearer.rerate import PARTS_ARROW, Rerated, rerate
+from costbearer.standing import calls as calls_of
 from costbearer.stores.rows import entry_from
 from costbearer.usage import COUNTS, Work
 
@@ -139,6 +141,7 @@ def _spans(reader: Reader, since: datetime, until: datetime) -> list[Period]:
     """The period in pieces of whole hours, each with at most `SPAN_CALLS` where an hour has no more."""
     entries = reader.entries
     began = entries.filter((entries.calls > 0) & (entries.started_at >= since) & (entries.started_at < until))
+    # Replacements of calls of closed months are few, and counted where they were posted.
     hours = began.group_by(hour=(began.started_at.epoch_seconds() // 3600).cast("int64"))
     spans: list[Period] = []
     start, held = since, 0
@@ -184,18 +187,16 @@ def _standing(reader: Reader, span: Period) -> Any:
     A known cost can be rated again where it was made of charges. Only of what cost nothing they must be looked for.
     """
     entries = reader.entries
-    reversed_ones = entries.filter(entries.calls < 0).select(entry_id="refers_to").distinct()
     differences = entries.filter((entries.calls == 0) & entries.refers_to.notnull())
     differences = differences.group_by("refers_to").aggregate(more=differences.cost_usd.sum())
-    began = (entries.started_at >= span.since) & (entries.started_at < span.until)
-    standing = entries.filter((entries.calls > 0) & began & (entries.basis != "provider_cost"))
+    standing = calls_of(entries, span.since, span.until)
+    standing = standing.filter(standing.basis != "provider_cost")
     reason = standing.reason_unknown
     unpriced = standing.cost_usd.isnull() & (reason.isin(UNPRICED) | reason.startswith("meter_unpriced:"))
     free = standing.filter(standing.cost_usd == 0).semi_join(reader.charges, ["journal", "sequence"])
     both = standing.filter((standing.cost_usd != 0) | unpriced).union(free)
-    both = both.mutate(entry_id=both.journal + "." + both.sequence.cast("string")).anti_join(reversed_ones, "entry_id")
     met = both.left_join(differences, both.entry_id == differences.refers_to)
-    names = ["entry_id", "journal", "sequence", *_NAMES, "started_at", "work", *COUNTS]
+    names = ["entry_id", "journal", "sequence", *_NAMES, "called_at", "work", *COUNTS]
     cost = both.cost_usd + ibis.coalesce(differences.more, 0).cast(both.cost_usd.type())
     return met.select(*(both[name] for name in names), before=cost.cast(both.cost_usd.type()))
 
@@ -216,7 +217,7 @@ def _parts(calls: pa.Table, first: int) -> pa.Table:
         "speed": calls["speed"],
         "geo": calls["region"],
         "variant": calls["variant"],
-        "at": calls["started_at"],
+        "at": calls["called_at"],
         "step": calls["input_tokens"],
         **{name: calls[name] for name in COUNTS},
     }
@@ -254,6 +255,7 @@ def _compared(calls: pa.Table, rated: Rerated) -> pa.Table:
         "entry_id": calls["entry_id"],
         "journal": calls["journal"],
         "sequence": calls["sequence"],
+        "called_at": calls["called_at"],
         "team": calls["team"],
         "model": pc.coalesce(calls["response_model"], calls["request_model"]),
         "before": before,
@@ -286,15 +288,20 @@ def _summed(changed: pa.Table) -> tuple[Changed, ...]:
     return tuple(rows)
 
 
-def corrected(found: Restatement, whole: Mapping[str, Sequence[Entry]], *, at: datetime) -> Iterator[Entry]:
+def corrected(
+    found: Restatement, whole: Mapping[str, Sequence[Entry]], *, at: datetime, closed: Closed = never
+) -> Iterator[Entry]:
     """The entries to post for some of the calls that change.
 
     Args:
         found: what `restatement` found.
         whole: of each of these calls its standing entry and the corrections of it, by the standing entry's id.
         at: when they are posted.
+        closed: whether the month of a moment is closed.
     """
-    rows = {row["entry_id"]: row["row"] for row in found.rows.select(["entry_id", "row"]).to_pylist()}
+    known = found.rows.select(["entry_id", "row", "called_at"]).to_pylist()
+    rows = {row["entry_id"]: row["row"] for row in known}
+    called = {row["entry_id"]: row["called_at"] for row in known}
     wanted = pa.array([rows[entry_id] for entry_id in whole], pa.int64())
     charges: dict[int, list[Charge]] = {}
     for line in found.lines.filter(pc.is_in(found.lines["row"], value_set=wanted)).to_pylist():
@@ -302,7 +309,8 @@ def corrected(found: Restatement, whole: Mapping[str, Sequence[Entry]], *, at: d
         charges.setdefault(line["row"], []).append(Charge(**named))
     for entry_id, entries in whole.items():
         old = corrections.net(entries)
-        yield from corrections.restated(old, _rated(old, charges.get(rows[entry_id], [])), at=at, kind="restatement")
+        new = _rated(old, charges.get(rows[entry_id], []))
+        yield from corrections.restated(old, new, at=at, kind="restatement", closed=closed(called[entry_id]))
 
 
 def _rated(old: Entry, charges: Sequence[Charge]) -> Entry:
@@ -372,11 +380,13 @@ def document(found: Restatement, *, since: datetime, until: datetime, applied: i
     }
 
 
-def restate(ledger: Ledger, bookkeeper: Books, prices: Prices, period: Period, *, apply: bool) -> dict[str, Any]:
+def restate(
+    ledger: Ledger, bookkeeper: Books, prices: Prices, period: Period, *, apply: bool, closed: Closed = never
+) -> dict[str, Any]:
     """The restatement of a period as `document`; with `apply` its corrections are posted.
 
     They are posted in batches, each whole or not at all: what is cut off in between is found again the next time, and
-    what was posted is not found again.
+    what was posted is not found again. What concerns a closed month, as `closed` says, is posted in the open one.
 
     Raises:
         StoreFailed, JournalFailed: the ledger cannot be read, or the corrections not be posted.
@@ -386,5 +396,5 @@ def restate(ledger: Ledger, bookkeeper: Books, prices: Prices, period: Period, *
         posted = 0 if apply else None
         for start in range(0, len(found.rows) if apply else 0, BATCH):
             whole = standing_entries(reader, found, start)
-            posted = (posted or 0) + bookkeeper.record(corrected(found, whole, at=datetime.now(UTC)))
+            posted = (posted or 0) + bookkeeper.record(corrected(found, whole, at=datetime.now(UTC), closed=closed))
     return document(found, since=period.since, until=period.until, applied=posted)

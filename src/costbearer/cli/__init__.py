@@ -36,6 +36,7 @@ COMMANDS: dict[str, Place] = {
     "keys": Place("costbearer.cli.keys", "keys", "Issue, list, show, rotate, revoke and relabel virtual keys."),
     "prices": Place("costbearer.cli.prices", "prices", "List, show, compare and change prices."),
     "restate": Place("costbearer.cli.restate", "restate", "Rate past calls again with the prices of today."),
+    "close": Place("costbearer.cli.close", "close", "Close a month: nothing in it changes any more."),
     "report": Place("costbearer.cli.report", "report", "Report what was spent, by whom and on what."),
     "doctor": Place("costbearer.cli.doctor", "doctor", "Prove that journal, ledger, report and metrics agree."),
     "simulate": Place("costbearer.cli.server", "simulate", "Run simulated providers on loopback."),

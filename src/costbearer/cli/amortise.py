@@ -79,18 +79,26 @@ def _locally(client: Local, since: str, until: str | None, apply_it: bool) -> di
     if not config.data.is_dir():
         raise NotFound(f"there is no data directory {config.data}; name it with --data")
     from costbearer.amortise import amortise as spread
-    from costbearer.app import load_prices
+    from costbearer.app import closed_months, load_prices
     from costbearer.bookkeeper import Bookkeeper
     from costbearer.console.api_restatements import period
     from costbearer.stores.duckdb import Ledger
 
+    closed = closed_months(config)
     ledger = Ledger.open(config.ledger_file, readers=1)
     try:
-        bookkeeper = Bookkeeper(config.journal_dir, ledger)
+        bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=closed)
         bookkeeper.catch_up()
         asked, contract = period(since, until), load_prices(config.prices_dir).contract
         return spread(
-            ledger, bookkeeper, contract, since=asked.since, until=asked.until, now=datetime.now(UTC), apply=apply_it
+            ledger,
+            bookkeeper,
+            contract,
+            since=asked.since,
+            until=asked.until,
+            now=datetime.now(UTC),
+            apply=apply_it,
+            closed=closed,
         )
     finally:
         ledger.close()

@@ -105,14 +105,14 @@ class Local:
 
     def operator(self) -> str:
         """Who does what this command does."""
-        return _operator().who
+        return operator().who
 
     def issue_key(self, fields: Mapping[str, object]) -> Document:
         from costbearer import forms
 
         now = datetime.now(UTC)
         draft = forms.draft(fields, now, self.config.integer("keys.expire_days"))
-        return self._opened().issue(draft, _operator()).document(now, self.config.gateway_url)
+        return self._opened().issue(draft, operator()).document(now, self.config.gateway_url)
 
     def list_keys(self, where: Mapping[str, str]) -> list[Document]:
         now = datetime.now(UTC)
@@ -131,17 +131,17 @@ class Local:
         from costbearer import forms
 
         now = datetime.now(UTC)
-        issued = self.control.rotate(key, forms.rotation(fields, now), _operator())
+        issued = self.control.rotate(key, forms.rotation(fields, now), operator())
         return issued.document(now, self.config.gateway_url)
 
     def revoke_key(self, key: str) -> Document:
-        return view(self.control.revoke(key, _operator()), datetime.now(UTC))
+        return view(self.control.revoke(key, operator()), datetime.now(UTC))
 
     def relabel_key(self, key: str, fields: Mapping[str, object]) -> Document:
         from costbearer import forms
 
         now = datetime.now(UTC)
-        return view(self.control.relabel(key, forms.relabelling(fields, now), _operator()), datetime.now(UTC))
+        return view(self.control.relabel(key, forms.relabelling(fields, now), operator()), datetime.now(UTC))
 
 
 class Remote:
@@ -306,7 +306,7 @@ def with_client(function: Callable[..., R]) -> Callable[..., R]:
     return run
 
 
-def _operator() -> Actor:
+def operator() -> Actor:
     """Who is recorded in the audit log for a change made on the stores themselves."""
     from costbearer.stores.control import Actor
 

@@ -49,13 +49,14 @@ def _locally(client: Local, rebuild: bool) -> dict[str, Any]:
     config = client.config
     if not config.data.is_dir():
         raise NotFound(f"there is no data directory {config.data}; name it with --data")
+    from costbearer.app import closed_months
     from costbearer.bookkeeper import Bookkeeper
     from costbearer.console.api_doctor import document, full_examination
     from costbearer.stores.duckdb import Ledger
 
     ledger = Ledger.open(config.ledger_file, readers=1)
     try:
-        bookkeeper = Bookkeeper(config.journal_dir, ledger)
+        bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=closed_months(config))
         if rebuild:
             say(f"rebuilt {bookkeeper.rebuild()} entries")
         return document(full_examination(bookkeeper, config.prices_dir))

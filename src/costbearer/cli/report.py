@@ -111,12 +111,13 @@ def answer_locally(config: Config, name: str, pairs: Pairs) -> Table:
         raise NotFound(
             f"there is no data directory {config.data}; name it with --data, or begin with `costbearer serve`"
         )
+    from costbearer.app import closed_months
     from costbearer.bookkeeper import Bookkeeper
     from costbearer.stores.duckdb import Ledger
 
     ledger = Ledger.open(config.ledger_file, readers=1)
     try:
-        bookkeeper = Bookkeeper(config.journal_dir, ledger)
+        bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=closed_months(config))
         bookkeeper.catch_up()
         with ledger.reader() as reader:
             return reports.answer(query, reader, complete_to=bookkeeper.complete_to)

@@ -65,17 +65,18 @@ def _locally(client: Local, since: str, until: str | None, apply_it: bool) -> di
     config = client.config
     if not config.data.is_dir():
         raise NotFound(f"there is no data directory {config.data}; name it with --data")
-    from costbearer.app import load_prices
+    from costbearer.app import closed_months, load_prices
     from costbearer.bookkeeper import Bookkeeper
     from costbearer.console.api_restatements import period
     from costbearer.restate import restate
     from costbearer.stores.duckdb import Ledger
 
+    closed = closed_months(config)
     ledger = Ledger.open(config.ledger_file, readers=1)
     try:
-        bookkeeper = Bookkeeper(config.journal_dir, ledger)
+        bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=closed)
         bookkeeper.catch_up()
         prices = load_prices(config.prices_dir)
-        return restate(ledger, bookkeeper, prices, period(since, until), apply=apply_it)
+        return restate(ledger, bookkeeper, prices, period(since, until), apply=apply_it, closed=closed)
     finally:
         ledger.close()

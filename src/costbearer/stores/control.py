@@ -105,6 +105,11 @@ class Control:
                 Database.prepare(file)
         return cls(Database.open(file, read_only=read_only), clock or _utc_now)
 
+    @property
+    def database(self) -> Database:
+        """For what else is kept in the same store (`periods`)."""
+        return self._database
+
     def close(self) -> None:
         self._database.close()
 

@@ -26,7 +26,7 @@ from sqlalchemy.engine import Dialect
 from costbearer.labels import BLANKS, INNER_PUNCTUATION, INVISIBLES, LABEL_CHARS_MAX, PLACEHOLDERS, PUNCTUATION
 from costbearer.ledger import LABELS
 
-VERSION = "0001"
+VERSION = "0002"
 """The newest migration in `migrations/versions`."""
 
 
@@ -147,3 +147,12 @@ audit_log = Table(
     sqlite_autoincrement=True,
 )
 """One row per change, in the change's own transaction. `before` and `after` are JSON without secret or digest."""
+
+periods = Table(
+    "periods",
+    metadata,
+    Column("month", String(7), primary_key=True),
+    Column("closed_at", UtcTime, nullable=False),
+    CheckConstraint("month GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]'", name="month_is_a_month"),
+)
+"""Closed months. Closing one closes all before it; none is ever opened again."""
