@@ -25,21 +25,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from costbearer.attribution import Hasher
 from costbearer.config import Config
-from costbearer.errors import ConfigInvalid, DataDirectoryBusy
+from costbearer.errors import ConfigInvalid, DataDirectoryBusy, NotFound
 from costbearer.prices import PriceBook
 from costbearer.stores import archive, secrets
 from costbearer.stores.secrets import Keyring
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from fastapi import APIRouter, FastAPI
 
+    from costbearer.bookkeeper import Bookkeeper
     from costbearer.contract import Contract, Prices
     from costbearer.corrections import Closed
     from costbearer.gateway.worker import Worker
+    from costbearer.stores.duckdb import Ledger
+    from costbearer.stores.periods import Periods
 
 SUPERVISOR_LOCK = "supervisor.lock"
 SERVER_LOCK = "serve.lock"
@@ -110,18 +113,6 @@ def load_prices(prices_dir: Path) -> Prices:
     return Prices(PriceBook.loads(now.archive), None if now.contract is None else Contract.loads(now.contract))
 
 
-def closed_months(config: Config) -> Closed:
-    """Which months are closed, for a command that posts without a server."""
-    from costbearer.corrections import never
-    from costbearer.stores.control import Control
-    from costbearer.stores.periods import Periods
-
-    if not config.control_file.exists():
-        return never
-    with Control.open(config.control_file) as control:
-        return Periods(control.database).as_of_now()
-
-
 def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
     """One worker's state, in the worker's own process: a new journal, keys and prices in memory."""
     from costbearer.dialects.registry import all_dialects
@@ -185,20 +176,8 @@ def run_console(config: Config, *, parent: int | None = None) -> None:
 @contextlib.contextmanager
 def console_parts(config: Config) -> Iterator[FastAPI]:
     """The console's application with ledger and bookkeeper behind it; posts what is left at the end."""
-    from costbearer.amortise import amortise, keep_amortised
     from costbearer.bookkeeper import Bookkeeper
-    from costbearer.console.api_amortisations import amortisation_router
-    from costbearer.console.api_doctor import doctor_router, full_examination
-    from costbearer.console.api_entries import entries_router
-    from costbearer.console.api_periods import periods_router
-    from costbearer.console.api_prices import prices_router
-    from costbearer.console.api_reports import report_router
-    from costbearer.console.api_restatements import restatement_router
     from costbearer.console.app import create_app
-    from costbearer.console.metrics import metrics_router
-    from costbearer.dialects.registry import all_dialects
-    from costbearer.jobs import Poller
-    from costbearer.restate import restate
     from costbearer.stores.control import Control
     from costbearer.stores.duckdb import Ledger
     from costbearer.stores.periods import Periods
@@ -206,68 +185,109 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
     with Control.open(config.control_file) as control, contextlib.closing(Ledger.open(config.ledger_file)) as ledger:
         periods = Periods(control.database)
         bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=periods.is_closed)
-        stop = threading.Event()
-        interval_s = config.number("ledger.post_interval_ms") / 1000
-        posting = threading.Thread(target=bookkeeper.run, args=(stop, interval_s), name="bookkeeper")
-        posting.start()
-        poller = Poller(config, bookkeeper, all_dialects(), functools.partial(load_prices, config.prices_dir))
-        polling = threading.Thread(
-            target=poller.run, args=(stop, config.number("ledger.poll_interval_s")), name="jobs", daemon=True
-        )
-        polling.start()
-
-        def contract() -> Contract | None:
-            return load_prices(config.prices_dir).contract
-
-        amortising = threading.Thread(
-            target=keep_amortised,
-            args=(stop, ledger, bookkeeper, contract, AMORTISE_INTERVAL_S, periods.is_closed),
-            name="amortise",
-        )
-        amortising.start()
-        routers = [
-            report_router(ledger.reader, lambda: bookkeeper.complete_to),
-            entries_router(ledger.reader),
-            metrics_router(ledger.reader, bookkeeper.progress),
-            doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
-            prices_router(config.prices_dir),
-            periods_router(periods),
-            amortisation_router(
-                lambda period, apply: amortise(
-                    ledger,
-                    bookkeeper,
-                    contract(),
-                    since=period.since,
-                    until=period.until,
-                    now=datetime.now(UTC),
-                    apply=apply,
-                    closed=periods.as_of_now(),
-                )
-            ),
-            restatement_router(
-                lambda period, apply: restate(
-                    ledger,
-                    bookkeeper,
-                    load_prices(config.prices_dir),
-                    period,
-                    apply=apply,
-                    closed=periods.as_of_now(),
-                )
-            ),
-        ]
-        try:
+        with _background(config, ledger, bookkeeper, periods):
             yield create_app(
                 config,
                 control,
-                routers=routers,
+                routers=_routers(config, ledger, bookkeeper, periods),
                 ready=lambda: {"ledger": bookkeeper.failure is None and bookkeeper.complete_to is not None},
             )
-        finally:
-            stop.set()
-            posting.join()
-            amortising.join()
-            polling.join(JOBS_STOP_S)
-            bookkeeper.catch_up()
+        bookkeeper.catch_up()
+
+
+@contextlib.contextmanager
+def _background(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods) -> Iterator[None]:
+    """What the console does beside answering: posting, asking for results of jobs, amortising."""
+    from costbearer.amortise import keep_amortised
+    from costbearer.dialects.registry import all_dialects
+    from costbearer.jobs import Poller
+
+    stop = threading.Event()
+    posting_s, polling_s = config.number("ledger.post_interval_ms") / 1000, config.number("ledger.poll_interval_s")
+    poller = Poller(config, bookkeeper, all_dialects(), functools.partial(load_prices, config.prices_dir))
+    amortised = (stop, ledger, bookkeeper, functools.partial(_contract, config), AMORTISE_INTERVAL_S, periods.is_closed)
+    posting = threading.Thread(target=bookkeeper.run, args=(stop, posting_s), name="bookkeeper")
+    polling = threading.Thread(target=poller.run, args=(stop, polling_s), name="jobs", daemon=True)
+    amortising = threading.Thread(target=keep_amortised, args=amortised, name="amortise")
+    for thread in (posting, polling, amortising):
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        posting.join()
+        amortising.join()
+        polling.join(JOBS_STOP_S)
+
+
+def _routers(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods) -> list[APIRouter]:
+    from costbearer.amortise import amortise
+    from costbearer.console.api_amortisations import amortisation_router
+    from costbearer.console.api_doctor import doctor_router, full_examination
+    from costbearer.console.api_entries import entries_router
+    from costbearer.console.api_periods import periods_router
+    from costbearer.console.api_prices import prices_router
+    from costbearer.console.api_reports import report_router
+    from costbearer.console.api_restatements import restatement_router
+    from costbearer.console.metrics import metrics_router
+    from costbearer.restate import Period, restate
+
+    def amortised(span: Period, apply: bool) -> dict[str, Any]:
+        contract, closed, now = _contract(config), periods.as_of_now(), datetime.now(UTC)
+        return amortise(ledger, bookkeeper, contract, **span._asdict(), now=now, apply=apply, closed=closed)
+
+    def restated(span: Period, apply: bool) -> dict[str, Any]:
+        prices, closed = load_prices(config.prices_dir), periods.as_of_now()
+        return restate(ledger, bookkeeper, prices, span, apply=apply, closed=closed)
+
+    return [
+        report_router(ledger.reader, lambda: bookkeeper.complete_to),
+        entries_router(ledger.reader),
+        metrics_router(ledger.reader, bookkeeper.progress),
+        doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
+        prices_router(config.prices_dir),
+        periods_router(periods),
+        amortisation_router(amortised),
+        restatement_router(restated),
+    ]
+
+
+def _contract(config: Config) -> Contract | None:
+    return load_prices(config.prices_dir).contract
+
+
+# -- a command without a server
+
+
+@contextlib.contextmanager
+def books(config: Config) -> Iterator[tuple[Ledger, Bookkeeper, Closed]]:
+    """Ledger, bookkeeper and closed months of a data directory on which no server runs, for one command.
+
+    Raises:
+        NotFound: there is no such directory; making one would answer a mistyped path with nothing.
+        DataDirectoryBusy: another command has the ledger open.
+    """
+    from costbearer.bookkeeper import Bookkeeper
+    from costbearer.stores.duckdb import Ledger
+
+    if not config.data.is_dir():
+        raise NotFound(
+            f"there is no data directory {config.data}; name it with --data, or begin with `costbearer serve`"
+        )
+    closed = _closed_months(config)
+    with contextlib.closing(Ledger.open(config.ledger_file, readers=1)) as ledger:
+        yield ledger, Bookkeeper(config.journal_dir, ledger, closed=closed), closed
+
+
+def _closed_months(config: Config) -> Closed:
+    from costbearer.corrections import never
+    from costbearer.stores.control import Control
+    from costbearer.stores.periods import Periods
+
+    if not config.control_file.exists():
+        return never
+    with Control.open(config.control_file) as control:
+        return Periods(control.database).as_of_now()
 
 
 # -- both, supervised

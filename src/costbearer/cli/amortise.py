@@ -10,7 +10,6 @@ import click
 from costbearer.cli.client import Local, Remote, open_client, with_config
 from costbearer.cli.output import csv_option, json_option, one_of, print_csv, print_json, print_table, say
 from costbearer.config import Config
-from costbearer.errors import NotFound
 
 
 @click.command()
@@ -75,30 +74,12 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _locally(client: Local, since: str, until: str | None, apply_it: bool) -> dict[str, Any]:
-    config = client.config
-    if not config.data.is_dir():
-        raise NotFound(f"there is no data directory {config.data}; name it with --data")
     from costbearer.amortise import amortise as spread
-    from costbearer.app import closed_months, load_prices
-    from costbearer.bookkeeper import Bookkeeper
+    from costbearer.app import books, load_prices
     from costbearer.console.api_restatements import period
-    from costbearer.stores.duckdb import Ledger
 
-    closed = closed_months(config)
-    ledger = Ledger.open(config.ledger_file, readers=1)
-    try:
-        bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=closed)
+    with books(client.config) as (ledger, bookkeeper, closed):
         bookkeeper.catch_up()
-        asked, contract = period(since, until), load_prices(config.prices_dir).contract
-        return spread(
-            ledger,
-            bookkeeper,
-            contract,
-            since=asked.since,
-            until=asked.until,
-            now=datetime.now(UTC),
-            apply=apply_it,
-            closed=closed,
-        )
-    finally:
-        ledger.close()
+        span, contract = period(since, until), load_prices(client.config.prices_dir).contract
+        now = datetime.now(UTC)
+        return spread(ledger, bookkeeper, contract, **span._asdict(), now=now, apply=apply_it, closed=closed)

@@ -10,7 +10,7 @@ import msgspec
 from costbearer.cli.client import Local, Remote, open_client, with_config
 from costbearer.cli.output import json_option, print_json, say
 from costbearer.config import Config
-from costbearer.errors import Conflict, NotFound, RemoteFailed
+from costbearer.errors import Conflict, RemoteFailed
 
 CHECK_FAILED = 1
 
@@ -46,19 +46,10 @@ def _remotely(client: Remote, rebuild: bool) -> dict[str, Any]:
 
 
 def _locally(client: Local, rebuild: bool) -> dict[str, Any]:
-    config = client.config
-    if not config.data.is_dir():
-        raise NotFound(f"there is no data directory {config.data}; name it with --data")
-    from costbearer.app import closed_months
-    from costbearer.bookkeeper import Bookkeeper
+    from costbearer.app import books
     from costbearer.console.api_doctor import document, full_examination
-    from costbearer.stores.duckdb import Ledger
 
-    ledger = Ledger.open(config.ledger_file, readers=1)
-    try:
-        bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=closed_months(config))
+    with books(client.config) as (_, bookkeeper, _):
         if rebuild:
             say(f"rebuilt {bookkeeper.rebuild()} entries")
-        return document(full_examination(bookkeeper, config.prices_dir))
-    finally:
-        ledger.close()
+        return document(full_examination(bookkeeper, client.config.prices_dir))

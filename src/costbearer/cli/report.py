@@ -15,7 +15,7 @@ import msgspec
 from costbearer import reports
 from costbearer.cli.client import Local, Remote, with_client
 from costbearer.cli.output import csv_option, json_option, one_of, print_json
-from costbearer.errors import NotFound, RemoteFailed
+from costbearer.errors import RemoteFailed
 from costbearer.reports.query import DIMENSIONS, PARAMETERS
 
 if TYPE_CHECKING:
@@ -107,19 +107,9 @@ def answer_locally(config: Config, name: str, pairs: Pairs) -> Table:
         DataDirectoryBusy: another command has the ledger open.
     """
     query = reports.question(name, pairs, now=datetime.now(UTC))
-    if not config.data.is_dir():
-        raise NotFound(
-            f"there is no data directory {config.data}; name it with --data, or begin with `costbearer serve`"
-        )
-    from costbearer.app import closed_months
-    from costbearer.bookkeeper import Bookkeeper
-    from costbearer.stores.duckdb import Ledger
+    from costbearer.app import books
 
-    ledger = Ledger.open(config.ledger_file, readers=1)
-    try:
-        bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=closed_months(config))
+    with books(config) as (ledger, bookkeeper, _):
         bookkeeper.catch_up()
         with ledger.reader() as reader:
             return reports.answer(query, reader, complete_to=bookkeeper.complete_to)
-    finally:
-        ledger.close()

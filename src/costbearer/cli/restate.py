@@ -9,7 +9,6 @@ import click
 from costbearer.cli.client import Local, Remote, open_client, with_config
 from costbearer.cli.output import json_option, print_json, print_table, say
 from costbearer.config import Config
-from costbearer.errors import NotFound
 
 
 @click.command()
@@ -62,21 +61,11 @@ def _cell(value: object) -> str:
 
 
 def _locally(client: Local, since: str, until: str | None, apply_it: bool) -> dict[str, Any]:
-    config = client.config
-    if not config.data.is_dir():
-        raise NotFound(f"there is no data directory {config.data}; name it with --data")
-    from costbearer.app import closed_months, load_prices
-    from costbearer.bookkeeper import Bookkeeper
+    from costbearer.app import books, load_prices
     from costbearer.console.api_restatements import period
     from costbearer.restate import restate
-    from costbearer.stores.duckdb import Ledger
 
-    closed = closed_months(config)
-    ledger = Ledger.open(config.ledger_file, readers=1)
-    try:
-        bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=closed)
+    with books(client.config) as (ledger, bookkeeper, closed):
         bookkeeper.catch_up()
-        prices = load_prices(config.prices_dir)
+        prices = load_prices(client.config.prices_dir)
         return restate(ledger, bookkeeper, prices, period(since, until), apply=apply_it, closed=closed)
-    finally:
-        ledger.close()
