@@ -204,6 +204,16 @@ def test_a_call_that_is_replaced_takes_its_share_along_once(tmp_path: Path, chan
         assert right.team in by_team
 
 
+def test_a_share_says_nothing_of_the_call_itself(tmp_path: Path) -> None:
+    with books(tmp_path) as (writer, ledger, bookkeeper):
+        on_capacity(writer, 100, basis="estimated", notes=("estimated_from_bytes",))
+        spread(ledger, bookkeeper)
+        calls = [row for row in rows_of(ledger) if row["operation"] != UNUSED]
+        whole = corrections.net(ledger.entries([(row["journal"], row["sequence"]) for row in calls]))
+        assert whole.notes == ("estimated_from_bytes",)
+        assert (whole.effective_cost_usd, whole.cost_usd, whole.calls) == (FEE, money.ZERO, 1)
+
+
 def test_what_a_contract_knows_no_more_is_taken_back(tmp_path: Path) -> None:
     with books(tmp_path) as (writer, ledger, bookkeeper):
         on_capacity(writer, 100)

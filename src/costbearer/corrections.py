@@ -15,7 +15,7 @@ import msgspec
 
 from costbearer import money
 from costbearer.errors import Conflict
-from costbearer.ledger import Charge, Entry, Kind, Settlement
+from costbearer.ledger import AMORTISATION, Charge, Entry, Kind, Settlement
 from costbearer.usage import COUNTS, Usage
 
 _MONEY = ("cost_usd", "list_cost_usd", "effective_cost_usd", "provider_cost_usd", "computed_cost_usd")
@@ -109,7 +109,8 @@ def net(entries: Iterable[Entry]) -> Entry:
             whole = msgspec.structs.replace(
                 whole,
                 charges=_merged((*whole.charges, *entry.charges)),
-                notes=entry.notes,
+                # A share of a fee says nothing of the call itself.
+                notes=whole.notes if entry.kind == AMORTISATION else entry.notes,
                 **{name: _sum(getattr(whole, name), getattr(entry, name)) for name in _MONEY},
             )
     return whole
