@@ -284,21 +284,28 @@ def test_whatever_comes_when_it_adds_up_to_the_fee(
             assert borne == (sorted(money.allocate(FEE, seen)) if seen else [])
 
 
-def test_the_console_does_it_by_itself(tmp_path: Path) -> None:
+def test_the_console_does_it_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amortising, "LOOK_BACK", timedelta(days=4))
     with books(tmp_path) as (writer, ledger, bookkeeper):
-        day = datetime.now(UTC) - timedelta(days=2)
+        day = datetime.now(UTC) - timedelta(days=3)
         on_capacity(writer, 100, started_at=day, ended_at=day)
         bookkeeper.catch_up()
-        stop, asked = threading.Event(), threading.Event()
+        stop = threading.Event()
+        seen: list[datetime] = []
+        plain = amortising.amortise
 
-        def contract() -> Contract:
-            if asked.is_set():
+        def watched(*arguments: Any, **more: Any) -> dict[str, Any]:
+            seen.append(more["since"])
+            if len(seen) == 3:
                 stop.set()
-            asked.set()
-            return CONTRACT
+            return plain(*arguments, **more)
 
-        keep_amortised(stop, ledger, bookkeeper, contract, 0.01)
-        assert effective(ledger, kind=AMORTISATION) > 36
+        monkeypatch.setattr(amortising, "amortise", watched)
+        keep_amortised(stop, ledger, bookkeeper, lambda: CONTRACT, 0.01)
+        assert effective(ledger, kind=AMORTISATION) == sum(shares(ledger).values())
+        (entry_id,) = [entry_id for entry_id in shares(ledger) if entry_id is not None]
+        assert shares(ledger)[entry_id] > 0
+        assert seen[1] - seen[0] >= timedelta(days=2) > seen[2] - seen[1], "all of it once a day, the last days again"
 
 
 def test_trouble_with_it_is_said_and_it_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

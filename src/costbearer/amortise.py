@@ -43,7 +43,9 @@ DAY = timedelta(days=1)
 BATCH = 10_000
 """Entries that are posted in one go."""
 LOOK_BACK = timedelta(days=40)
-"""How far back the console looks again by itself: calls of the month before are still corrected in this one."""
+"""How far back the console looks by itself, once a day: calls of the month before are still corrected in this one."""
+LATELY = timedelta(days=2)
+"""How far back it looks in between, for the day that has just ended."""
 
 log = logging.getLogger("costbearer.amortise")
 
@@ -135,11 +137,15 @@ def keep_amortised(
     closed: Closed = never,
 ) -> None:
     """Post what is missing of the days that are over, now and then until `stop` is set."""
+    looked = datetime.min.replace(tzinfo=UTC)
     while not stop.wait(interval_s):
         try:
             held, now = contract(), datetime.now(UTC)
             if held is not None and held.commitments:
-                amortise(ledger, books, held, since=now - LOOK_BACK, until=now, now=now, apply=True, closed=closed)
+                far = now - looked >= DAY
+                since = now - (LOOK_BACK if far else LATELY)
+                amortise(ledger, books, held, since=since, until=now, now=now, apply=True, closed=closed)
+                looked = now if far else looked
         except CostbearerError as error:
             # What is missing now is found again the next time.
             log.warning("commitments are not amortised for now: %s", error.message)
