@@ -14,8 +14,9 @@ import pytest
 from costbearer.contract import Contract
 from costbearer.prices import Context, PriceBook
 from costbearer.rating import Rating, rate
-from costbearer.rerate import PARTS_ARROW, rerate
+from costbearer.rerate import PARTS_ARROW, Named, costs, rerate
 from costbearer.stores import archive
+from costbearer.stores.logs import Logs, workplace
 from costbearer.usage import COUNTS, Usage, Work
 
 BOOK = PriceBook.loads(archive.bundled())
@@ -141,6 +142,31 @@ def test_the_engine_rates_as_rating_does(seed: int, contracted: bool) -> None:
     assert in_engine(calls, contract) == expected
     rated = [cost for cost, *_ in expected if cost is not None]
     assert 100 < len(rated) < len(calls) - 100, "the sample must hold both calls with a price and calls without"
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_costs_alone_are_what_rating_says(seed: int) -> None:
+    """The auditor's way, without charges: the same cost or the same reason, record by record."""
+    chance = random.Random(seed)
+    calls = [made._replace(work=made.work[:1]) for made in (call(chance) for _ in range(1500))]
+    table = parts(calls)
+    named = table.append_column("request_model", table["model"]).append_column("response_model", table["model"])
+    naive = named.set_column(
+        named.schema.get_field_index("at"),
+        "at",
+        named["at"].cast(pa.timestamp("us", tz="UTC")).cast(pa.timestamp("us")),
+    )
+    with workplace() as work:
+        logs = Logs(work)
+        rates = costs(
+            logs, logs.given("parts", naive), BOOK, lambda provider, _, model: Named(provider or "", model or "")
+        )
+        rows = {row["row"]: row for row in logs.execute(rates.rows).to_pylist()}
+        logs.close()
+    expected = one_by_one(calls, None)
+    assert [(rows[row]["computed_usd"], rows[row]["reason"]) for row in range(len(calls))] == [
+        (cost, reason) for cost, _, reason, _ in expected
+    ]
 
 
 def test_money_is_exact_at_the_largest_count() -> None:

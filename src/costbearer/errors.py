@@ -29,6 +29,7 @@
     |-- UsageInvalid                usage_invalid         422   counts that contradict their stated containment
     |-- AmountInvalid               amount_invalid        422   text that is not an exact amount of money
     |-- PricesInvalid               prices_invalid        422   a contract or price archive that cannot be taken
+    |-- InputInvalid                input_invalid         422   a usage log, map or invoice that cannot be taken
     |-- ConfigInvalid               config_invalid        -     a setting that cannot be used
     |-- DataDirectoryBusy           data_directory_busy   -     another process owns this data directory
     |-- JournalFailed               journal_failed        -     the journal cannot be written; the writer must stop
@@ -195,6 +196,13 @@ class PricesInvalid(CostbearerError):
     """A contract or a price archive that contradicts itself; the message names the line or row."""
 
     code = "prices_invalid"
+    http_status = 422
+
+
+class InputInvalid(CostbearerError):
+    """A file from elsewhere (a usage log, a map, an invoice) that cannot be taken; the message says where."""
+
+    code = "input_invalid"
     http_status = 422
 
 

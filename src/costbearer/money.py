@@ -20,6 +20,7 @@ ZERO = Decimal("0.000000000000")
 _EXACT = Context(prec=2 * DIGITS, rounding=ROUND_HALF_EVEN, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
 _ROUNDING = Context(prec=2 * DIGITS, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 _CENT = Decimal("0.01")
+_MICRO = Decimal("0.000001")
 _LIMIT = Decimal(10) ** (DIGITS - PLACES)
 _multiply, _add, _subtract = _EXACT.multiply, _EXACT.add, _EXACT.subtract
 
@@ -137,3 +138,14 @@ def display(amount: Decimal | None) -> str:
         return f"{sign}${size.quantize(_CENT, context=_ROUNDING):,}"
     digits = f"{size.quantize(QUANTUM, context=_ROUNDING):f}".rstrip("0")
     return f"{sign}${digits.ljust(len('0.00'), '0')}"
+
+
+def brief(amount: Decimal) -> str:
+    """The amount for a glance: `$1,234.50`; below a dollar at most six places, and what is less still is not $0.00."""
+    size = amount.copy_abs()
+    if size >= 1:
+        return display(amount)
+    rounded = size.quantize(_MICRO, context=_ROUNDING)
+    if size and not rounded:
+        return f"{'-' if amount < 0 else ''}<$0.000001"
+    return display(rounded.copy_sign(amount))

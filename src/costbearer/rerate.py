@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import ibis
 import ibis.expr.datatypes as dt
@@ -115,6 +115,186 @@ def rerate(parts: pa.Table, book: PriceBook, contract: Contract | None = None) -
         engine.disconnect()
 
 
+class Engine(Protocol):
+    """Where many records are: what can be asked of it, and where a small table can be put beside them."""
+
+    def execute(self, expression: Any, /) -> pa.Table: ...
+
+    def given(self, name: str, table: pa.Table, /) -> Any: ...
+
+    def keep(self, name: str, expression: Any, /) -> Any: ...
+
+
+class Named(NamedTuple):
+    """What a record's names mean in the price book; `unrated` where they mean nothing."""
+
+    provider: str
+    model: str
+    unrated: str | None = None
+
+
+Resolve = Callable[[str | None, str | None, str | None], Named]
+"""(provider, model asked for, model that answered), as a log has them -> what the price book calls them."""
+
+
+class Rates(NamedTuple):
+    """Costs of many records, in the engine that holds them.
+
+    `rows`: `row`, `use`, `above` (its band of prices), `computed_usd` and `reason`, one of the last two being NULL.
+    `prices`: by `use` and `above` the price each meter is charged at, as `price_<meter>`; `meters` are those.
+    `uses`: by number what each use is, with `provider`, `model`, `card` and `unrated` as the price book has them.
+    """
+
+    rows: Any
+    prices: Any
+    uses: Any
+    meters: tuple[Meter, ...]
+
+
+_NAMES = ("provider", "request_model", "response_model")
+_SERVED = _USE[2:]
+
+
+def costs(
+    engine: Engine, parts: Any, book: PriceBook, resolve: Resolve, *, carry: Sequence[str] = (), name: str = "rated"
+) -> Rates:
+    """What each record should have cost by the archive, without its charges: one pass, nothing leaves the engine.
+
+    `parts` has `row`, the names as the log has them, the context, `at` (UTC, without its zone), `step` and the counts.
+    `carry` names further columns, which `rows` then has too. Beside the result three tables stay, whose names begin
+    with `name`.
+    """
+    stated = engine.execute(parts.aggregate(**{count: parts[count].count() for count in COUNTS})).to_pylist()[0]
+    counted = tuple(count for count in COUNTS if stated[count])
+    meters = tuple(meter for meter in METERS if not {*meter.plus, *meter.minus}.isdisjoint(counted))
+    known = engine.execute(parts.select(*_NAMES).distinct().order_by(*_NAMES)).to_pylist()
+    meanings = {tuple(names.values()): resolve(*names.values()) for names in known}
+    minutes = _minutes({(each.provider, each.model) for each in meanings.values()}, book)
+    placed = _slotted(parts, {names: minutes.get(each[:2], MINUTES_PER_DAY) for names, each in meanings.items()})
+    keys = [*_NAMES, *_SERVED, "slot"]
+    uses = engine.execute(placed.select(keys).distinct().order_by(keys)).to_pylist()
+    found = [_meant(use, meanings[tuple(use[each] for each in _NAMES)], minutes, book) for use in uses]
+    said = [
+        {**use, "use": number, "price_provider": of.provider, "model": of.use.model, "unrated": of.use.unrated}
+        | {"card": of.use.card.id if of.use.card is not None else None}
+        for number, (use, of) in enumerate(zip(uses, found, strict=True))
+    ]
+    uses_table = engine.given(f"{name}_uses", pa.Table.from_pylist(said, schema=_SAID_ARROW))
+    prices = engine.given(f"{name}_prices", _wide_prices([of.use for of in found], meters))
+    same = [placed[key].fill_null(_ABSENT) == uses_table[key].fill_null(_ABSENT) for key in keys if key != "slot"]
+    numbered = placed.join(uses_table, [*same, placed.slot == uses_table.slot])
+    own = dict.fromkeys(("row", "step", *counted, *carry))
+    numbered = numbered.select(*(placed[each] for each in own), uses_table.use)
+    band = [numbered.use == prices.use, numbered.step > prices.above, numbered.step <= prices.up_to]
+    met = numbered.join(prices, band)
+    return Rates(engine.keep(name, _costed(met, counted, meters, carry)), prices, uses_table, meters)
+
+
+_ABSENT = "\x00"
+"""Stands for a name or a context that is not there, where two tables meet."""
+_SAID_ARROW = pa.schema(
+    [("use", _COUNT), ("slot", _COUNT)]
+    + [(each, _TEXT) for each in (*_NAMES, *_SERVED, "price_provider", "model", "card", "unrated")]
+)
+
+
+class _Meant(NamedTuple):
+    provider: str
+    use: _Use
+
+
+def _meant(use: Mapping[str, Any], named: Named, minutes: Mapping[tuple[str, str], int], book: PriceBook) -> _Meant:
+    unrated = named.unrated or ("time_missing" if use["slot"] < 0 else None)
+    if unrated is not None:
+        return _Meant(named.provider, _Use(named.model, None, {}, {}, (), unrated))
+    served = {each: use[each] or "" for each in _SERVED}
+    return _Meant(
+        named.provider,
+        _found({"provider": named.provider, "model": named.model, "slot": use["slot"], **served}, minutes, book, None),
+    )
+
+
+def _slotted(parts: Any, minutes: Mapping[tuple[Any, ...], int]) -> Any:
+    """The records with their part of the time: a day, or less where a price changes within it."""
+    length = ibis.literal(MINUTES_PER_DAY, "int64")
+    shorter = [(names, each) for names, each in minutes.items() if each != MINUTES_PER_DAY]
+    if shorter:
+        within = [
+            (
+                ibis.and_(
+                    *(parts[key].fill_null("") == (value or "") for key, value in zip(_NAMES, names, strict=True))
+                ),
+                each,
+            )
+            for names, each in shorter
+        ]
+        length = ibis.cases(*((test, ibis.literal(each, "int64")) for test, each in within), else_=length)
+    slot = (parts["at"].epoch_seconds().cast("int64") // (length * 60)).cast("int64")
+    return parts.mutate(slot=ibis.coalesce(slot, -1), step=ibis.coalesce(parts.step, 0))
+
+
+def _wide_prices(found: Sequence[_Use], meters: Sequence[Meter]) -> pa.Table:
+    """One row per use and band of input sizes, with the price at which each meter is charged there."""
+    rows = []
+    for number, use in enumerate(found):
+        for above, up_to in itertools.pairwise((-1, *use.steps, STEP_MAX)):
+            size = up_to if up_to != STEP_MAX else above + 1
+            at = {meter: price.at(size) for meter, price in use.known.items()}
+            fee = use.fee()
+            rows.append(
+                {
+                    "use": number,
+                    "above": above,
+                    "up_to": up_to,
+                    "unrated": use.unrated,
+                    "fee": at.get(fee) if fee else money.ZERO,
+                    **{f"price_{meter.name}": at.get(use.charged_as(meter.name)) for meter in meters},
+                }
+            )
+    fixed: list[tuple[str, pa.DataType]] = [("use", _COUNT), ("above", _COUNT), ("up_to", _COUNT), ("unrated", _TEXT)]
+    prices = [(name, _PRICE_ARROW) for name in ("fee", *(f"price_{meter.name}" for meter in meters))]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*fixed, *prices]))
+
+
+def leaf(counts: Any, meter: Meter, counted: Collection[str]) -> Any:
+    """A meter's quantity out of a table of inclusive counts, of which only `counted` are stated anywhere."""
+    quantity = ibis.literal(0, "int64")
+    for name in meter.plus:
+        quantity = quantity + ibis.coalesce(counts[name], 0) if name in counted else quantity
+    for name in meter.minus:
+        quantity = quantity - ibis.coalesce(counts[name], 0) if name in counted else quantity
+    return quantity
+
+
+def amount(quantity: Any, price: Any) -> Any:
+    """Quantity times price, exact."""
+    return (quantity.cast(_QUANTITY) * price).cast(_MONEY)
+
+
+def _costed(met: Any, counted: Sequence[str], meters: Sequence[Meter], carry: Sequence[str]) -> Any:
+    quantities = {meter.name: leaf(met, meter, counted) for meter in meters}
+    nothing = ibis.and_(*(met[name].isnull() for name in counted)) if counted else ibis.literal(True)
+    absurd = [((met[name] < 0) | (met[name] > COUNT_MAX), f"usage_invalid:{name}") for name in counted]
+    negative = [(quantities[meter.name] < 0, f"usage_invalid:{meter.name}") for meter in meters]
+    unpriced = [
+        ((quantities[meter.name] != 0) & met[f"price_{meter.name}"].isnull(), f"meter_unpriced:{meter.name}")
+        for meter in meters
+    ]
+    no_fee = [(met.fee.isnull(), f"meter_unpriced:{REQUEST}")]
+    first = ibis.cases((nothing, "usage_missing"), *absurd, *negative, *no_fee, *unpriced, else_=ibis.null("string"))
+    # A record whose counts cannot be is told of here and not multiplied: the product might not fit.
+    faulty = ibis.coalesce(met.unrated, first)
+    total = met.fee.cast(_MONEY)
+    for meter in meters:
+        quantity = ibis.ifelse(faulty.isnull(), quantities[meter.name], 0)
+        total = total + ibis.coalesce(amount(quantity, met[f"price_{meter.name}"]), ibis.literal(money.ZERO, _MONEY))
+    return met.select(
+        *dict.fromkeys(("row", "use", "above", *carry)),
+        computed_usd=ibis.ifelse(faulty.isnull(), total, ibis.null(_MONEY)).cast(_MONEY),
+        reason=faulty,
+    )
+
+
 def _kept(engine: Any, expression: Any) -> Any:
     """The rows of an expression that more than one other needs, worked out once."""
     return ibis.memtable(engine.to_pyarrow(expression))
@@ -145,10 +325,14 @@ class _Use(NamedTuple):
 
 
 def _slot_minutes(parts: pa.Table, book: PriceBook) -> dict[tuple[str, str], int]:
+    pairs = parts.group_by(["provider", "model"]).aggregate([]).to_pylist()
+    return _minutes({(pair["provider"], pair["model"]) for pair in pairs}, book)
+
+
+def _minutes(pairs: Iterable[tuple[str, str]], book: PriceBook) -> dict[tuple[str, str], int]:
     """By provider and model the length of the parts of a day within which no price of it changes; else it is a day."""
     minutes: dict[tuple[str, str], int] = {}
-    for pair in parts.group_by(["provider", "model"]).aggregate([]).to_pylist():
-        provider, model = pair["provider"], pair["model"]
+    for provider, model in pairs:
         edges = [edge.hour * 60 + edge.minute for edge in book.edges(provider, model)]
         if edges:
             minutes[provider, model] = math.gcd(MINUTES_PER_DAY, *edges)
@@ -248,12 +432,7 @@ class _Quantities:
         self._meters = meters
 
     def leaf(self, meter: Meter) -> Any:
-        quantity = ibis.literal(0, "int64")
-        for name in meter.plus:
-            quantity = quantity + ibis.coalesce(self.priced[name], 0) if name in self._counted else quantity
-        for name in meter.minus:
-            quantity = quantity - ibis.coalesce(self.priced[name], 0) if name in self._counted else quantity
-        return quantity
+        return leaf(self.priced, meter, self._counted)
 
     def pieces(self) -> Iterator[Any]:
         """For each meter that may be charged, what is charged as it, and the place of the first meter in it."""

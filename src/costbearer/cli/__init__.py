@@ -38,6 +38,7 @@ COMMANDS: dict[str, Place] = {
     "restate": Place("costbearer.cli.restate", "restate", "Rate past calls again with the prices of today."),
     "close": Place("costbearer.cli.close", "close", "Close a month: nothing in it changes any more."),
     "report": Place("costbearer.cli.report", "report", "Report what was spent, by whom and on what."),
+    "audit": Place("costbearer.cli.audit", "audit", "Say what a usage log of any gateway or provider is worth."),
     "doctor": Place("costbearer.cli.doctor", "doctor", "Prove that journal, ledger, report and metrics agree."),
     "simulate": Place("costbearer.cli.server", "simulate", "Run simulated providers on loopback."),
     "demo": Place("costbearer.cli.server", "demo", "See the whole way through on this machine."),

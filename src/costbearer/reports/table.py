@@ -97,11 +97,11 @@ class Table:
 
         A bucket that a spreadsheet would run as a formula gets a leading apostrophe; JSON has it as it is.
         """
-        lines = [[_harmless(column.name) for column in self.columns]]
+        lines = [[harmless(column.name) for column in self.columns]]
         for row in self.rows:
             cells = zip(self.columns, row, strict=True)
-            lines.append([_harmless(str(cell)) if column.kind == "bucket" else _exact(cell) for column, cell in cells])
-        return "".join(",".join(map(_quoted, line)) + "\n" for line in lines)
+            lines.append([harmless(str(cell)) if column.kind == "bucket" else _exact(cell) for column, cell in cells])
+        return "".join(",".join(map(csv_quoted, line)) + "\n" for line in lines)
 
     def to_text(self, width: int | None = None) -> str:
         """For people: period, rows, total, what is unknown, how complete it is, and the command that repeats it.
@@ -163,11 +163,12 @@ def _exact(cell: Cell) -> str:
     return "" if cell is None else str(_plain(cell))
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """The text so that no spreadsheet takes it for a formula."""
     return "'" + text if text.startswith(_CSV_FORMULA) else text
 
 
-def _quoted(text: str) -> str:
+def csv_quoted(text: str) -> str:
     """The csv module leaves a lone CR bare, which readers then take for the end of the line."""
     return '"' + text.replace('"', '""') + '"' if _CSV_SPECIAL.search(text) else text
 

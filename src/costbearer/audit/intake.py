@@ -1,0 +1,135 @@
+"""From files, directories and databases to records: what was read, what was not, and where each record stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from costbearer.errors import InputInvalid
+from costbearer.logformats.base import LogFormat
+from costbearer.logformats.record import Record, asked
+from costbearer.logformats.registry import AUTO, recognised
+from costbearer.stores.logfiles import LogFile, Told, Unread, found, line_of, opened
+from costbearer.stores.logs import Logs
+from costbearer.stores.logtables import is_address, table_of
+
+UNREAD_SHOWN = 20
+
+
+class Source(NamedTuple):
+    """A file or table in one format; its records are the rows `[first, until)`."""
+
+    number: int
+    file: LogFile
+    format: LogFormat
+    steps: tuple[str, ...]
+    first: int
+    until: int
+
+
+class Intake(NamedTuple):
+    """`unread` are the first things that could not be read, `unread_count` all of them."""
+
+    sources: tuple[Source, ...]
+    unread: tuple[Unread, ...]
+    unread_count: int
+
+    def place(self, row: int, line: int | None) -> tuple[str, int | None]:
+        """The file and line in which a record stands; no line in a file that has none (Parquet, a database)."""
+        source = next(each for each in self.sources if each.first <= row < each.until)
+        if line is not None:
+            return source.file.name, line
+        return source.file.name, line_of(source.file, source.steps, row - source.first)
+
+    @property
+    def formats(self) -> tuple[LogFormat, ...]:
+        return tuple({source.format.name: source.format for source in self.sources}.values())
+
+
+class _Unread:
+    """Counts what cannot be read and keeps the first of it."""
+
+    def __init__(self) -> None:
+        self.kept: list[Unread] = []
+        self.count = 0
+
+    def __call__(self, unread: Unread) -> None:
+        self.count += 1
+        if len(self.kept) < UNREAD_SHOWN:
+            self.kept.append(unread)
+
+
+Progress = Callable[[str], None]
+
+
+def taken(
+    logs: Logs,
+    names: Sequence[str],
+    *,
+    wanted: str = AUTO,
+    columns: Mapping[str, str] | None = None,
+    progress: Progress = lambda _: None,
+) -> Intake:
+    """Read everything into the engine.
+
+    Raises:
+        InputInvalid: a name means nothing, a limit is exceeded, or nothing at all could be read.
+    """
+    unread = _Unread()
+    sources: list[Source] = []
+    addresses = [name for name in names if is_address(name)]
+    files = found([name for name in names if not is_address(name)])
+    for name in (*addresses, *files):
+        progress(f"reading {name.rpartition('@')[2] if is_address(name) else name}")
+        file = table_of(name, logs) if is_address(name) else _opened(name, logs, unread, alone=len(files) == 1)
+        if file is None:
+            continue
+        matches = recognised(file.head, wanted, columns)
+        if not matches:
+            unread(Unread(file.name, 0, _unrecognised(wanted)))
+        for match in matches:
+            sources.append(_taken(logs, file, len(sources), match.format, match.steps))
+            _tell_unreadable(logs, sources[-1], unread, mixed=len(matches) > 1)
+    if not sources:
+        why = "; ".join(f"{each.file}{f':{each.line}' if each.line else ''}: {each.why}" for each in unread.kept[:3])
+        raise InputInvalid(f"nothing could be read: {why}")
+    return Intake(tuple(sources), tuple(unread.kept), unread.count)
+
+
+def _opened(name: str, logs: Logs, unread: Told, *, alone: bool) -> LogFile | None:
+    try:
+        return opened(name, logs.work, logs.limits, unread)
+    except InputInvalid as error:
+        if alone:
+            raise
+        unread(Unread(name, 0, error.message.removeprefix(f"{name}: ")))
+        return None
+
+
+def _unrecognised(wanted: str) -> str:
+    if wanted == AUTO:
+        return "no format recognised it; name the columns with --map, or the format with --format"
+    return f"not of the format {wanted}; without --format it is looked for"
+
+
+def _taken(logs: Logs, file: LogFile, number: int, format_: LogFormat, steps: tuple[str, ...]) -> Source:
+    asks = asked(format_.columns)
+
+    def columns(values: Mapping[Any, Any]) -> Mapping[str, Any]:
+        return format_.columns(Record(values))
+
+    first, until = logs.take(file, number, asks, steps, columns)
+    return Source(number, file, format_, steps, first, until)
+
+
+def _tell_unreadable(logs: Logs, source: Source, unread: _Unread, *, mixed: bool) -> None:
+    """Say which rows are no records. Where formats are mixed, one format's rows are not the other's faults."""
+    if mixed:
+        return
+    count, rows = logs.unreadable(source.number, UNREAD_SHOWN)
+    for row, line in rows:
+        place = line if line is not None else line_of(source.file, source.steps, row - source.first)
+        unread(Unread(source.file.name, place or 0, f"not a record of {source.format.title}"))
+    unread.count += count - len(rows)
+    for line, why in logs.rejected():
+        unread(Unread(source.file.name, line, why))

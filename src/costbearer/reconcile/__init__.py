@@ -1,0 +1,1 @@
+"""What providers bill, and how it compares with what was recorded."""
