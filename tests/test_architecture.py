@@ -48,6 +48,7 @@ RANKS: dict[str, int] = {
     "reports": 4,
     "price_desk": 4,
     "audit": 4,
+    "imports": 4,
     "reconcile": 4,
     "gateway": 5,
     "console": 5,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from costbearer.contract import Contract, Prices
     from costbearer.corrections import Closed
     from costbearer.gateway.worker import Worker
+    from costbearer.ledger import Entry
     from costbearer.stores.duckdb import Ledger
     from costbearer.stores.periods import Periods
 
@@ -225,12 +226,21 @@ def _routers(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Pe
     from costbearer.console.api_amortisations import amortisation_router
     from costbearer.console.api_doctor import doctor_router, full_examination
     from costbearer.console.api_entries import entries_router
+    from costbearer.console.api_imports import imports_router
     from costbearer.console.api_periods import periods_router
     from costbearer.console.api_prices import prices_router
     from costbearer.console.api_reports import report_router
     from costbearer.console.api_restatements import restatement_router
     from costbearer.console.metrics import metrics_router
+    from costbearer.imports import post
     from costbearer.restate import Period, restate
+
+    importing = threading.Lock()
+
+    def imported(batch: Sequence[Entry]) -> dict[str, Any]:
+        # One at a time: whether a call is there already is asked before it is posted.
+        with importing:
+            return post(ledger, bookkeeper, batch, periods.as_of_now()).document()
 
     def amortised(span: Period, apply: bool) -> dict[str, Any]:
         contract, closed, now = _contract(config), periods.as_of_now(), datetime.now(UTC)
@@ -243,6 +253,7 @@ def _routers(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Pe
     return [
         report_router(ledger.reader, lambda: bookkeeper.complete_to),
         entries_router(ledger.reader),
+        imports_router(imported),
         metrics_router(ledger.reader, bookkeeper.progress),
         doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
         prices_router(config.prices_dir),

@@ -180,7 +180,8 @@ def costs(
         for number, (use, of) in enumerate(zip(uses, found, strict=True))
     ]
     uses_table = engine.given(f"{name}_uses", pa.Table.from_pylist(said, schema=_SAID_ARROW))
-    prices = engine.given(f"{name}_prices", _wide_prices([of.use for of in found], meters))
+    shown = dict.fromkeys((*(meter.name for meter in meters), *_ALWAYS_PRICED))
+    prices = engine.given(f"{name}_prices", _wide_prices([of.use for of in found], tuple(shown)))
     same = [placed[key].fill_null(_ABSENT) == uses_table[key].fill_null(_ABSENT) for key in keys if key != "slot"]
     numbered = placed.join(uses_table, [*same, placed.slot == uses_table.slot])
     own = dict.fromkeys(("row", "step", *counted, *carry))
@@ -190,6 +191,8 @@ def costs(
     return Rates(engine.keep(name, _costed(met, counted, meters, carry)), prices, uses_table, meters)
 
 
+_ALWAYS_PRICED = ("input", "cache_read_input")
+"""Meters whose prices are there even where no record has a count of theirs: what was not counted may have been used."""
 _ABSENT = "\x00"
 """Stands for a name or a context that is not there, where two tables meet."""
 _SAID_ARROW = pa.schema(
@@ -230,10 +233,11 @@ def _slotted(parts: Any, minutes: Mapping[tuple[Any, ...], int]) -> Any:
         ]
         length = ibis.cases(*((test, ibis.literal(each, "int64")) for test, each in within), else_=length)
     slot = (parts["at"].epoch_seconds().cast("int64") // (length * 60)).cast("int64")
-    return parts.mutate(slot=ibis.coalesce(slot, -1), step=ibis.coalesce(parts.step, 0))
+    # A size below 0 is damage, of which the counts tell; it has a band of prices all the same.
+    return parts.mutate(slot=ibis.coalesce(slot, -1), step=ibis.greatest(ibis.coalesce(parts.step, 0), 0))
 
 
-def _wide_prices(found: Sequence[_Use], meters: Sequence[Meter]) -> pa.Table:
+def _wide_prices(found: Sequence[_Use], meters: Sequence[str]) -> pa.Table:
     """One row per use and band of input sizes, with the price at which each meter is charged there."""
     rows = []
     for number, use in enumerate(found):
@@ -248,11 +252,11 @@ def _wide_prices(found: Sequence[_Use], meters: Sequence[Meter]) -> pa.Table:
                     "up_to": up_to,
                     "unrated": use.unrated,
                     "fee": at.get(fee) if fee else money.ZERO,
-                    **{f"price_{meter.name}": at.get(use.charged_as(meter.name)) for meter in meters},
+                    **{f"price_{meter}": at.get(use.charged_as(meter)) for meter in meters},
                 }
             )
     fixed: list[tuple[str, pa.DataType]] = [("use", _COUNT), ("above", _COUNT), ("up_to", _COUNT), ("unrated", _TEXT)]
-    prices = [(name, _PRICE_ARROW) for name in ("fee", *(f"price_{meter.name}" for meter in meters))]
+    prices = [(name, _PRICE_ARROW) for name in ("fee", *(f"price_{meter}" for meter in meters))]
     return pa.Table.from_pylist(rows, schema=pa.schema([*fixed, *prices]))
 
 

@@ -103,10 +103,8 @@ def _retries(evidence: Evidence) -> Any:
     calls = evidence.calls
     met = calls.filter(~calls.cache_hit & ~calls.retrieved).join(attempts, "row")
     succeeded = met.filter(met.status == "ok")
-    saved = succeeded.group_by("request_id").aggregate(
-        ok_row=succeeded.row.max(), ok_input=_count(evidence, succeeded, "input_tokens").max()
-    )
-    both = met.join(saved, "request_id")
+    saved = succeeded.select("request_id").distinct()
+    both = met.semi_join(saved, "request_id")
     failed = both.filter((both.status == "error") & (both.spend_usd > 0))
     failed = failed.select("row", subject=ibis.literal("a failed attempt is charged"), usd=failed.spend_usd)
     unnamed = succeeded.filter(succeeded.response_id.isnull() & succeeded.tokens)

@@ -73,10 +73,11 @@ _CARRIED = (
     "has_trace",
     "has_tenant",
     "fault",
+    "several",
 )
 
 
-_MAPPED = ("mapped_owner", "mapped_team")
+_MAPPED = ("mapped_owner", "mapped_team", "mapped_agent", "mapped_workload")
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ def _parts(calls: Any, cents: Sequence[int]) -> Any:
         summed=ibis.coalesce(calls.summed, False),
         cache_hit=ibis.coalesce(calls.cache_hit, False),
         retrieved=ibis.coalesce(calls.retrieved, False),
+        several=calls.parts.notnull(),
         has_session=calls.session_id.notnull(),
         has_trace=calls.trace_id.notnull(),
         has_tenant=calls.tenant.notnull(),
@@ -228,8 +230,11 @@ def _concluded(logs: Logs, rates: Rates, carried: Sequence[str], counted: Sequen
     stated = ibis.ifelse(dollars, rows.cost_usd, ibis.null(MONEY))
     has_tokens = ibis.or_(*(rows[name] > 0 for name in counted)) if counted else ibis.literal(False)
     none_stated = ibis.and_(*(rows[name].isnull() for name in counted)) if counted else ibis.literal(True)
-    own_word = rows.provider_cost_usd.notnull() & (rows.provider_cost_usd == rows.cost_usd)
-    expected = ibis.ifelse(rows.cache_hit | rows.retrieved, ibis.literal(money.ZERO, MONEY), rows.computed_usd)
+    # Where several models worked in one call, its sums of counts say nothing of its price.
+    own_word = (rows.provider_cost_usd.notnull() & (rows.provider_cost_usd == rows.cost_usd)) | rows.several
+    nothing = ibis.literal(money.ZERO, MONEY)
+    rated = ibis.ifelse(rows.several, stated, rows.computed_usd)
+    expected = ibis.ifelse(rows.cache_hit | rows.retrieved, nothing, rated)
     return met.select(
         *(rows[name] for name in ("row", "use", "above", *carried)),
         rows.computed_usd,

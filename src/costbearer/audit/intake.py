@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from costbearer import money
 from costbearer.errors import InputInvalid
 from costbearer.logformats.base import LogFormat
 from costbearer.logformats.record import Record, asked
 from costbearer.logformats.registry import AUTO, recognised
+from costbearer.reconcile import invoices
 from costbearer.stores.logfiles import LogFile, Told, Unread, found, line_of, opened
 from costbearer.stores.logs import Logs
 from costbearer.stores.logtables import is_address, table_of
 
 UNREAD_SHOWN = 20
+BILL_BYTES_MAX = 50_000_000
+"""What is no log is looked at as a bill up to this size."""
 
 
 class Source(NamedTuple):
-    """A file or table in one format; its records are the rows `[first, until)`."""
+    """A file or table in one format; its records are the rows `[first, until)`. `rejected` lines are none of them."""
 
     number: int
     file: LogFile
@@ -25,6 +29,11 @@ class Source(NamedTuple):
     steps: tuple[str, ...]
     first: int
     until: int
+    rejected: tuple[int, ...] = ()
+
+    def line(self, row: int) -> int | None:
+        """The line of its file in which a record stands."""
+        return line_of(self.file, self.steps, row - self.first, self.rejected)
 
 
 class Intake(NamedTuple):
@@ -39,7 +48,7 @@ class Intake(NamedTuple):
         source = next(each for each in self.sources if each.first <= row < each.until)
         if line is not None:
             return source.file.name, line
-        return source.file.name, line_of(source.file, source.steps, row - source.first)
+        return source.file.name, source.line(row)
 
     @property
     def formats(self) -> tuple[LogFormat, ...]:
@@ -86,7 +95,7 @@ def taken(
             continue
         matches = recognised(file.head, wanted, columns)
         if not matches:
-            unread(Unread(file.name, 0, _unrecognised(wanted)))
+            unread(Unread(file.name, 0, _unrecognised(file, wanted)))
         for match in matches:
             sources.append(_taken(logs, file, len(sources), match.format, match.steps))
             _tell_unreadable(logs, sources[-1], unread, mixed=len(matches) > 1)
@@ -106,10 +115,17 @@ def _opened(name: str, logs: Logs, unread: Told, *, alone: bool) -> LogFile | No
         return None
 
 
-def _unrecognised(wanted: str) -> str:
-    if wanted == AUTO:
-        return "no format recognised it; name the columns with --map, or the format with --format"
-    return f"not of the format {wanted}; without --format it is looked for"
+def _unrecognised(file: LogFile, wanted: str) -> str:
+    if wanted != AUTO:
+        return f"not of the format {wanted}; without --format it is looked for"
+    if file.kind in {"document", "csv"} and file.bytes <= BILL_BYTES_MAX:
+        try:
+            bill = invoices.read(file.path)
+        except InputInvalid:
+            pass
+        else:
+            return f"a bill ({bill.kind}, {money.display(bill.amount_usd)}) and no log; give it with --invoice"
+    return "no format recognised it; name the columns with --map, or the format with --format"
 
 
 def _taken(logs: Logs, file: LogFile, number: int, format_: LogFormat, steps: tuple[str, ...]) -> Source:
@@ -119,7 +135,7 @@ def _taken(logs: Logs, file: LogFile, number: int, format_: LogFormat, steps: tu
         return format_.columns(Record(values))
 
     first, until = logs.take(file, number, asks, steps, columns)
-    return Source(number, file, format_, steps, first, until)
+    return Source(number, file, format_, steps, first, until, tuple(line for line, _ in logs.rejected))
 
 
 def _tell_unreadable(logs: Logs, source: Source, unread: _Unread, *, mixed: bool) -> None:
@@ -128,8 +144,8 @@ def _tell_unreadable(logs: Logs, source: Source, unread: _Unread, *, mixed: bool
         return
     count, rows = logs.unreadable(source.number, UNREAD_SHOWN)
     for row, line in rows:
-        place = line if line is not None else line_of(source.file, source.steps, row - source.first)
+        place = line if line is not None else source.line(row)
         unread(Unread(source.file.name, place or 0, f"not a record of {source.format.title}"))
     unread.count += count - len(rows)
-    for line, why in logs.rejected():
+    for line, why in logs.rejected:
         unread(Unread(source.file.name, line, why))

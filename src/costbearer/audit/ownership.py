@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
@@ -89,8 +90,8 @@ class Ownership(NamedTuple):
             matching = [rule for rule in rules if _matches(rule.value, value)]
             # An exact name is dearer than a pattern; of equals the one further down in the file.
             latest = {rule.since: rule for rule in sorted(matching, key=lambda rule: rule.value == value)}
-            starts = sorted(latest)
-            for begin, end in zip(starts, [*starts[1:], _NEVER], strict=True):
+            starts = [*sorted(latest), _NEVER]
+            for begin, end in itertools.pairwise(starts):
                 given = latest[begin].gives
                 rows.append({"value": value, "since": begin, "until": end} | {name: given.get(name) for name in GIVES})
         return rows

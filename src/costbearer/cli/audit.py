@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from costbearer.audit.run import Options
     from costbearer.audit.verdict import Compared
     from costbearer.stores.logfiles import Limits
+    from costbearer.stores.logs import Logs
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 CHECK_FAILED = 1
@@ -75,15 +78,22 @@ def audit(config: Config, names: tuple[str, ...], **given: Any) -> None:
 def _audited(config: Config, names: tuple[str, ...], given: dict[str, Any]) -> AuditResult:
     from costbearer.app import load_prices
     from costbearer.audit.run import audit as run
+
+    options = options_of(names, given)
+    with engine(config) as (logs, progress):
+        return run(logs, load_prices(config.prices_dir).book, options, progress)
+
+
+@contextmanager
+def engine(config: Config) -> Iterator[tuple[Logs, Callable[[str], None]]]:
+    """What reads logs, with the limits that are set, and the bar that tells how far it is."""
     from costbearer.stores.logs import Logs, workplace
 
-    book = load_prices(config.prices_dir).book
-    options = _options(names, given)
     with workplace() as work:
         logs = Logs(work, _limits(config), config.integer("audit.memory_mb"))
         try:
             with _progress(logs) as progress:
-                return run(logs, book, options, progress)
+                yield logs, progress
         finally:
             logs.close()
 
@@ -99,7 +109,7 @@ def _limits(config: Config) -> Limits:
     )
 
 
-def _options(names: tuple[str, ...], given: dict[str, Any]) -> Options:
+def options_of(names: tuple[str, ...], given: dict[str, Any]) -> Options:
     from costbearer.audit import ownership
     from costbearer.audit.mapping import read as read_map
     from costbearer.audit.run import Options
@@ -110,9 +120,9 @@ def _options(names: tuple[str, ...], given: dict[str, Any]) -> Options:
         wanted=given["wanted"],
         columns=read_map(given["map_file"]) if given["map_file"] is not None else None,
         ownership=ownership.read(given["ownership_file"]) if given["ownership_file"] is not None else None,
-        invoices=tuple(invoices.read(file) for file in given["invoice_files"]),
-        traces=given["traces"],
-        seed=given["seed"],
+        invoices=tuple(invoices.read(file) for file in given.get("invoice_files", ())),
+        traces=given.get("traces", 1),
+        seed=given.get("seed", 0),
     )
 
 

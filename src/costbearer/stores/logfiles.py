@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -140,9 +141,34 @@ def opened(name: str, work: Path, limits: Limits, unread: Told) -> LogFile | Non
         unread(Unread(name, 0, "the file is empty"))
         return None
     if start == _PARQUET:
-        return LogFile(name, source, "parquet", bytes=size)
+        return LogFile(name, source, "parquet", _parquet_head(source, name), bytes=size)
+    if _is_binary(source):
+        unread(Unread(name, 0, "neither JSON, CSV nor Parquet: it holds binary data"))
+        return None
     source = _sound(source, place.with_suffix(".clean"), name, limits, unread, start)
     return _told_apart(LogFile(name, source, "lines", bytes=size), limits, unread)
+
+
+def _parquet_head(source: Path, name: str) -> tuple[Any, ...]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(source) as parquet:
+            batch = next(parquet.iter_batches(batch_size=HEAD_LINES), None)
+            return () if batch is None else tuple(batch.to_pylist())
+    except (pa.ArrowException, OSError) as error:
+        raise InputInvalid(f"{name}: cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None
+
+
+def _is_binary(source: Path) -> bool:
+    """Whether what a file begins with is no text in any encoding that is read here."""
+    with source.open("rb") as handle:
+        head = handle.read(4096)
+    if head[:2] in _UTF16:
+        return False
+    controls = sum(byte < 32 and byte not in b"\t\n\r" for byte in head)
+    return controls * 20 > len(head)
 
 
 def _copied(source: IO[bytes], target: IO[bytes], name: str, limits: Limits, packed_bytes: int | None = None) -> None:
@@ -211,10 +237,24 @@ def _sound(source: Path, target: Path, name: str, limits: Limits, unread: Told, 
     """A file with the same lines, which the engine can read."""
     encoding = _UTF16.get(start[:2])
     if encoding is None and not start.startswith(codecs.BOM_UTF8) and _is_sound(source, limits):
-        return source
+        return source if _ends_its_last_line(source) else _with_an_end(source, target)
     with source.open("rb") as handle, target.open("wb") as out:
         lines = _decoded_lines(handle, encoding) if encoding else _lines(handle, limits)
         _clean(lines, out, name, limits, unread)
+    return target
+
+
+def _ends_its_last_line(source: Path) -> bool:
+    with source.open("rb") as handle:
+        handle.seek(-1, io.SEEK_END)
+        return handle.read(1) == b"\n"
+
+
+def _with_an_end(source: Path, target: Path) -> Path:
+    """The file with an end to its last line: without one the engine gives that line first, before all others."""
+    shutil.copyfile(source, target)
+    with target.open("ab") as handle:
+        handle.write(b"\n")
     return target
 
 
@@ -248,8 +288,10 @@ def _lines(handle: IO[bytes], limits: Limits) -> Iterator[tuple[bytes, bool]]:
 
 def _decoded_lines(handle: Any, encoding: str) -> Iterator[tuple[bytes, bool]]:
     handle.seek(2)
-    for line in io.TextIOWrapper(handle, encoding, "replace", newline="\n"):
+    decoded = io.TextIOWrapper(handle, encoding, "replace", newline="\n")
+    for line in decoded:
         yield line.rstrip("\r\n").encode(), False
+    decoded.detach()
 
 
 def _clean(lines: Iterable[tuple[bytes, bool]], out: IO[bytes], name: str, limits: Limits, unread: Told) -> None:
@@ -316,9 +358,6 @@ def _tabular(file: LogFile, lines: list[str], unread: Told) -> LogFile | None:
     import csv
 
     header = next((line for line in lines if line.strip()), "")
-    if any(ord(character) < 32 and character != "\t" for character in header[:4096]) or "\ufffd" in header[:4096]:
-        unread(Unread(file.name, 0, "neither JSON, CSV nor Parquet: it holds binary data"))
-        return None
     delimiter = max(_DELIMITERS, key=header.count)
     if not header.count(delimiter):
         unread(Unread(file.name, 1, "neither JSON nor a table: the first line has one column"))
@@ -337,12 +376,12 @@ def _tabular(file: LogFile, lines: list[str], unread: Told) -> LogFile | None:
 # -- where a record stands
 
 
-def line_of(file: LogFile, steps: Sequence[str], ordinal: int) -> int | None:
-    """The line at which the record of that number begins; None in a file without lines."""
+def line_of(file: LogFile, steps: Sequence[str], ordinal: int, rejected: Sequence[int] = ()) -> int | None:
+    """The line at which the record of that number begins; None in a file without lines. `rejected` lines hold none."""
     if file.kind == "lines":
         return _line_of_text(file.path, ordinal)
     if file.kind == "csv":
-        return _line_of_row(file, ordinal)
+        return _line_of_row(file, ordinal, frozenset(rejected))
     return _line_of_value(file.path, steps, ordinal) if file.kind == "document" else None
 
 
@@ -358,17 +397,19 @@ def _line_of_text(path: Path, ordinal: int) -> int | None:
     return None
 
 
-def _line_of_row(file: LogFile, ordinal: int) -> int | None:
+def _line_of_row(file: LogFile, ordinal: int, rejected: frozenset[int]) -> int | None:
     import csv
 
     with file.path.open(encoding="utf-8", errors="replace", newline="") as handle:
         reader = csv.reader(handle, delimiter=file.delimiter)
-        begin = 1
-        for number, row in enumerate(row for row in reader if row):
-            if number == ordinal + 1:
-                return begin
+        begin, left = 1, ordinal + 1
+        for row in reader:
+            # The first row is the header.
+            if row and begin not in rejected:
+                if not left:
+                    return begin
+                left -= 1
             begin = reader.line_num + 1
-            del row
     return None
 
 

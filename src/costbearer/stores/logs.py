@@ -29,6 +29,8 @@ from costbearer.stores.logsql import MACROS, SQL_TYPES, extracted, identifier, l
 MEMORY_MB = 1200
 """What the engine holds before it writes to disk; the interpreter and its libraries take about 250 MB beside it."""
 RECORDS = "records"
+REJECTS_MAX = 100_000
+"""Rows of a table that are no rows, of which the lines are kept."""
 
 
 class Logs:
@@ -54,7 +56,8 @@ class Logs:
         self._run(f"CREATE TABLE {RECORDS} (file INTEGER, line BIGINT, {columns})")
         self._run(f"CREATE VIEW numbered AS SELECT rowid AS row, * FROM {RECORDS}")
         self._count = 0
-        self._rejected: list[tuple[int, str]] = []
+        self.rejected: list[tuple[int, str]] = []
+        """Lines of the last table of text that were no rows of it, and why."""
 
     @property
     def records(self) -> Any:
@@ -86,9 +89,14 @@ class Logs:
             },
         )
         first = self._count
+        self.rejected = []
         with self._understood(source):
             self._run(f"INSERT INTO {RECORDS} {ibis.to_sql(selected, dialect='duckdb')}")
             self._count = self._scalar(f"SELECT count(*) FROM {RECORDS}")
+            if source.kind == "csv":
+                self.rejected = self._run("SELECT DISTINCT line, error_message FROM rejected_rows ORDER BY line")
+                self._run("DROP TABLE rejected_rows")
+                self._run("DROP TABLE rejected_scans")
         return first, self._count
 
     def keep(self, name: str, expression: Any) -> Any:
@@ -134,10 +142,6 @@ class Logs:
         """How much of the running statement is done, 0 to 100; -1 where that is not known. For another thread."""
         return float(self._connection.query_progress())
 
-    def rejected(self) -> list[tuple[int, str]]:
-        """Lines of the last source of rows that were left out, and why."""
-        return self._rejected
-
     def close(self) -> None:
         self._connection.close()
 
@@ -180,8 +184,8 @@ class Logs:
             return f"SELECT content AS t, NULL::BIGINT AS line FROM read_text({path})"
         return (
             f"SELECT t, row_number() OVER () AS line FROM read_csv({path}, columns = {{t: 'VARCHAR'}}, "
-            "delim = '\x01', quote = '', escape = '', header = false, auto_detect = false, null_padding = true, "
-            f"strict_mode = false, parallel = true, max_line_size = {self.limits.line_bytes * 2})"
+            "compression = 'none', delim = '\x01', quote = '', escape = '', header = false, auto_detect = false, "
+            f"null_padding = true, strict_mode = false, parallel = true, max_line_size = {self.limits.line_bytes * 2})"
         )
 
     def _cells(self, source: LogFile, tops: Sequence[str]) -> str:
@@ -191,8 +195,9 @@ class Logs:
             columns = ", ".join(f"{literal(top)}: 'VARCHAR'" for top in tops)
             names = ", ".join(f"{identifier(top)} AS c{place}" for place, top in enumerate(tops))
             return (
-                f"SELECT {names} FROM read_json({path}, format = 'newline_delimited', records = true, "
-                f"ignore_errors = true, columns = {{{columns}}}, maximum_object_size = {self.limits.line_bytes})"
+                f"SELECT {names} FROM read_json({path}, compression = 'none', format = 'newline_delimited', "
+                f"records = true, ignore_errors = true, columns = {{{columns}}}, "
+                f"maximum_object_size = {self.limits.line_bytes})"
             )
         if source.kind == "document":
             shape = literal(json.dumps(dict.fromkeys(tops, "VARCHAR")))
@@ -209,8 +214,10 @@ class Logs:
     def _csv(self, source: LogFile, path: str) -> str:
         """The table as text, column by column."""
         read = (
-            f"read_csv({path}, all_varchar = true, header = true, delim = {literal(source.delimiter)}, quote = '\"', "
-            f"escape = '\"', null_padding = true, strict_mode = false, max_line_size = {self.limits.line_bytes})"
+            f"read_csv({path}, compression = 'none', all_varchar = true, header = true, "
+            f"delim = {literal(source.delimiter)}, quote = '\"', escape = '\"', strict_mode = false, "
+            "ignore_errors = true, store_rejects = true, rejects_table = 'rejected_rows', "
+            f"rejects_scan = 'rejected_scans', rejects_limit = {REJECTS_MAX}, max_line_size = {self.limits.line_bytes})"
         )
         return f"SELECT * FROM {read}"
 

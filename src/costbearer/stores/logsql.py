@@ -52,8 +52,8 @@ MACROS = (
     "half_even(x, cut) AS CASE WHEN abs(x - cut) = 0.0000000000005 AND (cut * 1000000000000)::HUGEINT % 2 <> 0 "
     "THEN (cut - sign(cut - x) * 0.000000000001::DECIMAL(38,12))::DECIMAL(38,12) ELSE cut END",
     "as_usd(x) AS CASE WHEN length(x) > 14 OR contains(lower(x), 'e') "
-    "THEN half_even(TRY_CAST(x AS DECIMAL(38,24)), TRY_CAST(x AS DECIMAL(38,12))) "
-    "ELSE TRY_CAST(x AS DECIMAL(38,12)) END",
+    "THEN coalesce(TRY(half_even(TRY_CAST(x AS DECIMAL(38,24)), TRY_CAST(x AS DECIMAL(38,12)))), "
+    "TRY_CAST(x AS DECIMAL(38,12))) ELSE TRY_CAST(x AS DECIMAL(38,12)) END",
     "places_of(x) AS CASE WHEN contains(lower(x), 'e') THEN 12 ELSE length(split_part(x, '.', 2)) END",
     "as_epoch(x) AS CASE WHEN x < 1e11 THEN make_timestamp((x * 1000000)::BIGINT) "
     "WHEN x < 1e14 THEN make_timestamp((x * 1000)::BIGINT) WHEN x < 1e17 THEN make_timestamp(x::BIGINT) "
