@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import pyarrow as pa
 
 from costbearer import money
@@ -216,7 +217,7 @@ def _entry(
         user=kept["user"],
         env=row["env"],
         attribution=fields,
-        tags=dict(row["tags"] or {}),
+        tags=_tags(row["tags"]),
         provider=row["price_provider"] or row["provider"] or "unknown",
         provider_response_id=row["response_id"],
         cache_hit=row["cache_hit"],
@@ -231,6 +232,20 @@ def _entry(
         variant=row["variant"],
         **_cost(row, charges),
     )
+
+
+def _tags(text: str | None) -> dict[str, str]:
+    """What the caller said beside the fields, by name; values that are no texts stay as JSON."""
+    try:
+        said = msgspec.json.decode(text or "{}", type=dict[str, Any] | list[Any])
+    except msgspec.DecodeError:
+        return {}
+    pairs: list[tuple[str, Any]]
+    if isinstance(said, list):
+        pairs = [(name, value) for name, _, value in (str(each).partition(":") for each in said)]
+    else:
+        pairs = [(name, each) for name, each in said.items() if each is not None]
+    return {name: each if isinstance(each, str) else msgspec.json.encode(each).decode() for name, each in pairs}
 
 
 def _identity(row: Mapping[str, Any], format_: str) -> str:

@@ -88,12 +88,10 @@ def _personal(evidence: Evidence) -> Any:
         personal = values.filter(values.value.re_search(pattern))
         met = records.semi_join(personal, records[name] == personal.value)
         found.append(met.select("row", subject=ibis.literal(name)))
-    named = records.filter(records.tags.length() > 0)
-    tags = named.select("row", subject=named.tags.keys().unnest(), value=named.tags.values().unnest())
-    values = tags.select("value").distinct()
-    personal = values.filter(values.value.re_search(pattern))
-    met = tags.semi_join(personal, tags.value == personal.value)
-    found.append(met.select("row", subject=ibis.literal("tag ").concat(met.subject)))
+    tags = _tags(records)
+    personal = tags.filter(tags.value.re_search(pattern)).select("text", "subject").distinct()
+    met = records.join(personal, records.tags == personal.text)
+    found.append(met.select(records.row, subject=ibis.literal("tag ").concat(personal.subject)))
     both = ibis.union(*found, distinct=False)
     first = both.group_by("row").aggregate(subject=both.subject.min())
     calls = evidence.calls
@@ -102,14 +100,30 @@ def _personal(evidence: Evidence) -> Any:
 
 
 def _many_values(evidence: Evidence) -> Any:
-    records = evidence.records.filter((evidence.records.kind == CALL) & (evidence.records.tags.length() > 0))
-    tags = records.select("row", subject=records.tags.keys().unnest(), value=records.tags.values().unnest())
-    sums = tags.group_by("subject").aggregate(values=tags.value.nunique(), records=tags.count())
+    records = evidence.records.filter(evidence.records.kind == CALL)
+    tags = _tags(records)
+    sums = tags.group_by("subject").aggregate(values=tags.value.nunique(), records=tags.records.sum())
     many = sums.filter((sums["values"] > TAG_VALUES_MAX) & (sums["values"] * 2 > sums.records))
-    met = tags.semi_join(many, "subject").select("row", "subject")
+    texts = tags.semi_join(many, "subject").select("text", "subject").distinct()
+    met = records.join(texts, records.tags == texts.text).select(records.row, texts.subject)
     calls = evidence.calls
     both = calls.join(met, calls.row == met.row)
     return both.select(calls.row, met.subject, usd=calls.spend_usd)
+
+
+def _tags(records: Any) -> Any:
+    """Every tag of every text of tags that occurs: `text`, `subject` (its name), `value`, and how many records have it.
+
+    Logs repeat few texts many times, so each is taken apart once.
+    """
+    stated = records.filter(records.tags.notnull())
+    texts = stated.group_by(text=stated.tags).aggregate(records=stated.count())
+    apart = texts.mutate(made=tags_of(texts.text))
+    return apart.select("text", "records", subject=apart.made.keys().unnest(), value=apart.made.values().unnest())
+
+
+@ibis.udf.scalar.builtin(name="tags_of", signature=(("string",), "map<string, string>"))
+def tags_of(text): ...  # type: ignore[no-untyped-def]
 
 
 CHECKS: tuple[Check, ...] = (

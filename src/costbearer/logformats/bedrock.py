@@ -56,7 +56,7 @@ def _columns(r: Record) -> Mapping[str, Any]:
         "cache_creation_1h_input_tokens": hour,
         "identity": arn,
         "workspace": r.text("accountId"),
-        "tags": said,
+        "tags": r.text("requestMetadata").nullif("{}"),
         **{name: tag(said, *names) for name, names in ASSERTED.items()},
     }
 

@@ -51,7 +51,7 @@ def _columns(r: Record) -> Mapping[str, Any]:
         "key_id": first(r.text("virtual_key_id"), r.text("selected_key_id")),
         "key_name": r.text("virtual_key_name", "virtual_key/name", "selected_key_name"),
         "user": tag(said, "user", "user_id"),
-        "tags": said,
+        "tags": r.text("metadata").nullif("{}"),
         **{name: tag(said, *names) for name, names in ASSERTED.items()},
     }
 

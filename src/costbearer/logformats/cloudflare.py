@@ -38,7 +38,7 @@ def _columns(r: Record) -> Mapping[str, Any]:
         "cost_usd": r.usd("cost"),
         "cost_places": places_of(r.raw("cost")),
         "user": tag(said, "user", "user_id"),
-        "tags": said,
+        "tags": r.text("metadata").nullif("{}"),
         **{name: tag(said, *names) for name, names in ASSERTED.items()},
     }
 

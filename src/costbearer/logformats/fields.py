@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from costbearer.usage import COUNTS
 
-Type = Literal["string", "int64", "boolean", "usd", "time", "tags"]
+Type = Literal["string", "int64", "boolean", "usd", "time"]
 
 CALL, HOP, ADJUSTMENT = "call", "hop", "adjustment"
 """Kinds of records: a call of a model; a step on the way to one, which costs nothing itself; a change of what an
@@ -82,7 +82,7 @@ _WHO = (
     Field("workflow", "string", "the workflow"),
     Field("feature", "string", "the feature"),
     Field("env", "string", "the environment"),
-    Field("tags", "tags", "everything else the caller said, by name"),
+    Field("tags", "string", "everything else the caller said: JSON, an object or a list of texts `name:value`"),
 )
 _FAULT = (
     Field("total_tokens", "int64", "the total the log states"),

@@ -53,7 +53,7 @@ def _columns(r: Record) -> Mapping[str, Any]:
         "cost_places": places_of(r.text(*cost)),
         "key_id": r.text("api_key_id", "auth_hash"),
         "user": r.text("request_user_id", "helicone_user", "user_id"),
-        "tags": first(properties, others),
+        "tags": r.text("request_properties", "properties").nullif("{}"),
         **asserted,
     }
 

@@ -15,7 +15,7 @@ import ibis
 
 from costbearer.logformats.base import LogFormat
 from costbearer.logformats.fields import CALL
-from costbearer.logformats.record import ASSERTED, Record, first, places_of, tag
+from costbearer.logformats.record import ASSERTED, Record, first, places_of
 
 _USAGE = "metadata/usage_object"
 _RETRIEVALS = (
@@ -29,9 +29,8 @@ _RETRIEVALS = (
 
 
 def _columns(r: Record) -> Mapping[str, Any]:
-    tags = r.tags("request_tags")
     asserted = {
-        name: first(tag(tags, *names), r.text(*(f"metadata/spend_logs_metadata/{said}" for said in names)))
+        name: first(r.tag("request_tags", *names), r.text(*(f"metadata/spend_logs_metadata/{said}" for said in names)))
         for name, names in ASSERTED.items()
     }
     model = r.text("model")
@@ -93,7 +92,7 @@ def _columns(r: Record) -> Mapping[str, Any]:
         "workspace": r.text("metadata/user_api_key_project_alias", "organization_id", "metadata/user_api_key_org_id"),
         "user": r.text("user"),
         "tenant": first(r.text("end_user"), asserted.pop("tenant")),
-        "tags": tags,
+        "tags": r.text("request_tags").nullif("[]"),
         **asserted,
     }
 

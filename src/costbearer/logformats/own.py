@@ -67,7 +67,7 @@ def _columns(r: Record) -> Mapping[str, Any]:
         "workflow": r.text("workflow"),
         "feature": r.text("feature"),
         "env": r.text("env"),
-        "tags": r.map("tags"),
+        "tags": r.text("tags").nullif("{}"),
         **verified,
         **asserted,
         **{name: r.count(f"usage/{name}") for name in COUNTS},

@@ -50,7 +50,7 @@ def _columns(r: Record) -> Mapping[str, Any]:
         "key_id": r.text("virtual_key", "api_key_id"),
         "workspace": r.text("workspace_slug", "workspace_id"),
         "user": tag(said, "_user", "user"),
-        "tags": said,
+        "tags": r.text("metadata").nullif("{}"),
         **asserted,
         "env": first(asserted["env"], tag(said, "_environment")),
     }

@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 
 import ibis
 
-Form = Literal["text", "map", "tags", "attributes"]
-"""What stands at a path: a value, an object with names of its own, a list of texts `name:value`, or OTLP's list of
-attributes. All but the first become names and texts."""
+Form = Literal["text", "map", "attributes"]
+"""What stands at a path: a value, an object with names of its own, or OTLP's list of attributes. The last two become
+names and texts."""
 
 
 ASSERTED: Mapping[str, tuple[str, ...]] = {
@@ -42,7 +42,6 @@ class Ask(NamedTuple):
 _NOTHING: Mapping[Form, str] = {
     "text": "string",
     "map": "map<string, string>",
-    "tags": "map<string, string>",
     "attributes": "map<string, string>",
 }
 _Value = Any
@@ -95,9 +94,10 @@ class Record:
         """An object whose names are not known beforehand, as names and texts."""
         return self._get(path, "map")
 
-    def tags(self, path: str) -> Any:
-        """A list of texts such as `feature:search`, by what stands before the first colon."""
-        return self._get(path, "tags")
+    def tag(self, path: str, *names: str) -> Any:
+        """The first of these names in a list of texts such as `feature:search`."""
+        text = self.raw(path)
+        return first(*(_said(tag_of(text, name)) for name in names))
 
     def attributes(self, path: str) -> Attributes:
         """OTLP's list of attributes, by name."""
@@ -169,6 +169,10 @@ def as_time(text): ...  # type: ignore[no-untyped-def]
 
 @ibis.udf.scalar.builtin(name="as_flag", signature=(("string",), "boolean"))
 def as_flag(text): ...  # type: ignore[no-untyped-def]
+
+
+@ibis.udf.scalar.builtin(name="tag_of", signature=(("string", "string"), "string"))
+def tag_of(text, key): ...  # type: ignore[no-untyped-def]
 
 
 @ibis.udf.scalar.builtin(name="places_of", signature=(("string",), "int64"))

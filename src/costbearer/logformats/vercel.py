@@ -13,11 +13,10 @@ import ibis
 
 from costbearer.logformats.base import LogFormat
 from costbearer.logformats.fields import CALL
-from costbearer.logformats.record import ASSERTED, Record, places_of, tag, total
+from costbearer.logformats.record import ASSERTED, Record, places_of, total
 
 
 def _columns(r: Record) -> Mapping[str, Any]:
-    tags = r.tags("tags")
     prompt, read = r.count("native_tokens_prompt"), r.count("native_tokens_cached")
     written = r.count("native_tokens_cache_creation")
     beside = ibis.coalesce(read, 0) + ibis.coalesce(written, 0) > prompt
@@ -40,8 +39,8 @@ def _columns(r: Record) -> Mapping[str, Any]:
         "provider_cost_usd": r.usd("total_cost"),
         "cost_places": places_of(r.raw("total_cost")),
         "user": r.text("user"),
-        "tags": tags,
-        **{name: tag(tags, *names) for name, names in ASSERTED.items()},
+        "tags": r.text("tags").nullif("[]"),
+        **{name: r.tag("tags", *names) for name, names in ASSERTED.items()},
     }
 
 

@@ -245,7 +245,6 @@ _IBIS_TYPES: Mapping[Type, str] = {
     "boolean": "boolean",
     "usd": "decimal(38, 12)",
     "time": "timestamp(6)",
-    "tags": "map<string, string>",
 }
 
 

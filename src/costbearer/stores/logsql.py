@@ -18,12 +18,10 @@ SQL_TYPES: Mapping[Type, str] = {
     "boolean": "BOOLEAN",
     "usd": "DECIMAL(38,12)",
     "time": "TIMESTAMP",
-    "tags": "MAP(VARCHAR, VARCHAR)",
 }
 _JSON_TYPES: Mapping[Form, Any] = {
     "text": "VARCHAR",
     "map": "MAP(VARCHAR,VARCHAR)",
-    "tags": ["VARCHAR"],
     "attributes": [
         {
             "key": "VARCHAR",
@@ -31,7 +29,7 @@ _JSON_TYPES: Mapping[Form, Any] = {
         }
     ],
 }
-_MADE: Mapping[Form, str] = {"attributes": "named", "tags": "tags_of_list"}
+_MADE: Mapping[Form, str] = {"attributes": "named"}
 """The function that makes a map of what was read."""
 _DATES = (
     "%Y-%m-%dT%H:%M:%S,%gZ",
@@ -51,19 +49,20 @@ MACROS = (
     "WHEN TRY_CAST(x AS DECIMAL(30,10)) = TRY_CAST(x AS BIGINT) THEN TRY_CAST(x AS BIGINT) END",
     "half_even(x, cut) AS CASE WHEN abs(x - cut) = 0.0000000000005 AND (cut * 1000000000000)::HUGEINT % 2 <> 0 "
     "THEN (cut - sign(cut - x) * 0.000000000001::DECIMAL(38,12))::DECIMAL(38,12) ELSE cut END",
-    "as_usd(x) AS CASE WHEN length(x) > 14 OR contains(lower(x), 'e') "
+    "as_usd(x) AS CASE WHEN contains(lower(x), 'e') OR substr(split_part(x, '.', 2), 13, 1) = '5' "
     "THEN coalesce(TRY(half_even(TRY_CAST(x AS DECIMAL(38,24)), TRY_CAST(x AS DECIMAL(38,12)))), "
     "TRY_CAST(x AS DECIMAL(38,12))) ELSE TRY_CAST(x AS DECIMAL(38,12)) END",
     "places_of(x) AS CASE WHEN contains(lower(x), 'e') THEN 12 ELSE length(split_part(x, '.', 2)) END",
     "as_epoch(x) AS CASE WHEN x < 1e11 THEN make_timestamp((x * 1000000)::BIGINT) "
     "WHEN x < 1e14 THEN make_timestamp((x * 1000)::BIGINT) WHEN x < 1e17 THEN make_timestamp(x::BIGINT) "
     "ELSE make_timestamp((x / 1000)::BIGINT) END",
-    "as_moment(x) AS CASE WHEN substr(x, 5, 1) = '-' OR substr(x, 5, 1) = '/' "
-    "THEN CASE WHEN regexp_matches(substr(x, 11), '[+-]') THEN TRY_CAST(x AS TIMESTAMPTZ)::TIMESTAMP "
+    "as_time(x) AS CASE WHEN substr(x, 5, 1) = '-' OR substr(x, 5, 1) = '/' "
+    "THEN CASE WHEN contains(substr(x, 11), '+') OR contains(substr(x, 11), '-') "
+    "THEN TRY_CAST(x AS TIMESTAMPTZ)::TIMESTAMP "
     "WHEN contains(x, ',') THEN TRY_CAST(replace(x, ',', '.') AS TIMESTAMP) ELSE TRY_CAST(x AS TIMESTAMP) END "
-    "WHEN TRY_CAST(x AS DOUBLE) IS NOT NULL THEN TRY(as_epoch(TRY_CAST(x AS DECIMAL(28,6)))) "
-    f"ELSE TRY_CAST(try_strptime(x, {list(_DATES)}) AS TIMESTAMP) END",
-    "as_time(x) AS CASE WHEN isfinite(as_moment(x)) THEN as_moment(x) END",
+    "WHEN regexp_matches(x, '^[0-9]') AND TRY_CAST(x AS DOUBLE) IS NOT NULL "
+    "THEN TRY(as_epoch(TRY_CAST(x AS DECIMAL(28,6)))) "
+    f"WHEN regexp_matches(x, '[0-9]') THEN TRY_CAST(try_strptime(x, {list(_DATES)}) AS TIMESTAMP) END",
     "as_flag(x) AS CASE WHEN lower(x) IN ('true', 't', '1', 'yes', 'hit') THEN true "
     "WHEN lower(x) IN ('false', 'f', '0', 'no', 'miss', 'none', '') THEN false END",
     "named(x) AS TRY(map_from_entries(list_transform(x, lambda e: {'k': e.key, 'v': coalesce(e.value.stringValue, "
@@ -72,6 +71,13 @@ MACROS = (
     "tags_of_list(x) AS coalesce(TRY(map_from_entries(split_tags(x))), TRY(map_from_entries(list_distinct("
     "list_transform(split_tags(x), lambda e: {'k': e.k, 'v': list_filter(split_tags(x), lambda o: o.k = e.k)[1].v}))"
     ")))",
+    "tags_of(x) AS CASE WHEN starts_with(ltrim(x), '[') "
+    "THEN tags_of_list(TRY(json_transform(x, '[\"VARCHAR\"]'))) "
+    "ELSE TRY(json_transform(x, '\"MAP(VARCHAR,VARCHAR)\"')) END",
+    # To look names up in the text is faster than to make a map of it; only where something is escaped it is not sure.
+    "tag_of(x, name) AS CASE WHEN contains(x, '\\') "
+    "THEN tags_of_list(TRY(json_transform(x, '[\"VARCHAR\"]')))[name] WHEN contains(x, '\"' || name || ':') "
+    "THEN split_part(split_part(x, '\"' || name || ':', 2), '\"', 1) END",
 )
 
 
@@ -156,7 +162,9 @@ def nested(texts: str, asks: Sequence[Ask], steps: Sequence[str]) -> str:
         if members:
             sql = f"SELECT {_listed(*carried, 'unnest(members) AS t')} FROM ({sql})"
             missing += [each for each in placed if each not in here]
-    empty = [f"NULL::{'VARCHAR' if ask.form == 'text' else SQL_TYPES['tags']} AS v{place}" for place, ask in missing]
+    empty = [
+        f"NULL::{'VARCHAR' if ask.form == 'text' else 'MAP(VARCHAR, VARCHAR)'} AS v{place}" for place, ask in missing
+    ]
     return f"SELECT {_listed(*carried, *empty)} FROM ({sql})"
 
 
