@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import books, chunks, prices, stages
+from bench import auditing, books, chunks, prices, stages
 from bench.machines import Bench, bench, missing
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -89,7 +89,13 @@ def main() -> int:
     with bench() as running:
         rows += against_nginx(running, rounds, seconds)
         rows += memory(running, 10_000 if quick else MEMORY_CALLS)
-    steps: list[Callable[[bool], Rows]] = [stages.measure, chunks.measure, books.measure, prices.measure]
+    steps: list[Callable[[bool], Rows]] = [
+        stages.measure,
+        chunks.measure,
+        books.measure,
+        prices.measure,
+        auditing.measure,
+    ]
     for step in steps:
         rows += step(quick)
     table = "".join(f"| {what} | {figure} |\n" for what, figure in rows)

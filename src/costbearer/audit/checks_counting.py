@@ -61,6 +61,8 @@ def _repeated(charged: Any, ids: Any, name: str, says: str) -> Any:
     met = met.select(row=charged.row, id=repeated.id, usd=charged.spend_usd)
     first = met.group_by("id").aggregate(first=met.row.min())
     again = met.join(first, met.id == first.id).filter(lambda each: each.row > each["first"])
+    # What is there again at no cost is not counted twice.
+    again = again.filter(again.usd.isnull() | (again.usd != 0))
     return again.select("row", subject=ibis.literal(says), usd=again.usd)
 
 
@@ -141,6 +143,8 @@ def _tokens_missing(evidence: Evidence) -> Any:
         & ~calls.cache_hit
         & ~calls.retrieved
         & ~(calls.stated_usd > 0).fill_null(False)
+        # What our own ledger has a cost for needs no counts: a file that was uploaded, a result that was read.
+        & (calls.basis.isnull() | (calls.reason_unknown == "usage_missing").fill_null(False))
     )
     silent = silent.select("row", subject=ibis.literal("no counts at all"), usd=ibis.null(MONEY))
     return ibis.union(silent, *_lost(evidence), distinct=False)

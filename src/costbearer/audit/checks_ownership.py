@@ -48,19 +48,21 @@ def _lost_at_hop(evidence: Evidence) -> Any:
     calls = evidence.calls
     lost = records.filter((records.kind == CALL) & records.bearer.isnull()).semi_join(known, "journey")
     met = calls.join(lost, calls.row == lost.row)
-    return met.select(calls.row, subject=ibis.coalesce(lost.hop, lost.provider, "(none)"), usd=calls.spend_usd)
+    return met.select(calls.row, subject=ibis.coalesce(lost.hop, calls.key, "(none)"), usd=calls.spend_usd)
 
 
 def _conflict_in_trace(evidence: Evidence) -> Any:
     """Calls that another team bears than the one the trace began with."""
     records = evidence.records.filter(evidence.records.journey.notnull() & evidence.records.bearer.notnull())
-    traces = records.group_by("journey").aggregate(
-        first=records.bearer.argmin(ibis.coalesce(records.started_at, evidence.now)),
-        least=records.bearer.min(),
-        most=records.bearer.max(),
+    # Numbers in the place of names: there may be millions of traces, and hardly one of them is split.
+    code = records.bearer.hash()
+    ends = records.group_by("journey").aggregate(least=code.min(), most=code.max())
+    split = ends.filter(ends.least != ends.most).select("journey")
+    of_split = records.semi_join(split, "journey")
+    began = of_split.group_by("journey").aggregate(
+        first=of_split.bearer.argmin(ibis.coalesce(of_split.started_at, evidence.now))
     )
-    split = traces.filter(traces.least != traces.most)
-    met = records.filter(records.kind == CALL).join(split, "journey")
+    met = of_split.filter(of_split.kind == CALL).join(began, "journey")
     met = met.filter(met.bearer != met["first"]).select("row", other=met["first"])
     calls = evidence.calls
     both = calls.join(met, calls.row == met.row)

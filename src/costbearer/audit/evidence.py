@@ -19,7 +19,7 @@ import ibis.expr.datatypes as dt
 from costbearer import labels, money
 from costbearer.audit.naming import resolver
 from costbearer.audit.ownership import Ownership
-from costbearer.logformats.fields import ADJUSTMENT, CALL
+from costbearer.logformats.fields import ADJUSTMENT, CALL, REVERSAL
 from costbearer.prices import PriceBook
 from costbearer.rerate import Rates, costs
 from costbearer.stores.logs import Logs
@@ -74,6 +74,7 @@ _CARRIED = (
     "has_tenant",
     "fault",
     "several",
+    "basis",
 )
 
 
@@ -84,8 +85,8 @@ _MAPPED = ("mapped_owner", "mapped_team", "mapped_agent", "mapped_workload")
 class Evidence:
     """What is known of a log: `records` as they were read, `calls` with what follows from each.
 
-    `adjusted_usd` is what later records took back or added, `counted` the counts that any record states, `carries`
-    what the logs of each source can say at all. `cents` are the sources whose costs turned out to be cents.
+    `counted` are the counts that any record states, `carries` is what the logs of each source can say at all, `cents`
+    are the sources whose costs turned out to be cents.
     """
 
     logs: Logs
@@ -93,7 +94,6 @@ class Evidence:
     records: Any
     rates: Rates
     calls: Any
-    adjusted_usd: Decimal
     counted: tuple[str, ...]
     now: datetime
     cents: tuple[int, ...] = ()
@@ -123,11 +123,9 @@ def gathered(
     """Work out the facts of everything that was read. `unsure` are sources whose costs may be cents."""
     now = (now or datetime.now(UTC)).astimezone(UTC).replace(tzinfo=None)
     records = logs.view("attributed", _attributed(logs, _cleaned(logs, logs.records), ownership))
-    calls = records.filter(records.kind == CALL)
+    calls = _as_they_stand(logs, records)
     stated = logs.execute(calls.aggregate(**{name: calls[name].count() for name in COUNTS})).to_pylist()[0]
     counted = tuple(name for name in COUNTS if stated[name])
-    adjustments = records.filter(records.kind == ADJUSTMENT)
-    adjusted = logs.execute(adjustments.aggregate(usd=adjustments.cost_usd.sum())).to_pylist()[0]["usd"]
     resolve = resolver(book)
     carried = (*_CARRIED, *(_MAPPED if ownership is not None else ()), *counted)
     rates = costs(logs, _parts(calls, ()), book, resolve, carry=carried)
@@ -140,7 +138,6 @@ def gathered(
         records=records,
         rates=rates,
         calls=logs.keep("calls", _concluded(logs, rates, carried, counted, now)),
-        adjusted_usd=adjusted or money.ZERO,
         counted=counted,
         now=now,
         cents=tuple(cents),
@@ -177,6 +174,22 @@ def _attributed(logs: Logs, records: Any, ownership: Ownership | None) -> Any:
             else_=ibis.null("string"),
         ),
     )
+
+
+def _as_they_stand(logs: Logs, records: Any) -> Any:
+    """The calls without those that were taken back, and with what later records changed of their cost."""
+    calls = records.filter(records.kind == CALL)
+    later = records.filter(records.kind.isin((REVERSAL, ADJUSTMENT)))
+    if not logs.execute(later.aggregate(n=later.count())).to_pylist()[0]["n"]:
+        return calls
+    reversed_ones = later.filter(later.kind == REVERSAL).select(record_id="refers_to").distinct()
+    calls = calls.anti_join(reversed_ones, "record_id")
+    changes = later.filter((later.kind == ADJUSTMENT) & later.refers_to.notnull())
+    sums = changes.group_by("refers_to").aggregate(changed_usd=changes.cost_usd.sum())
+    sums = sums.rename(changed="refers_to")
+    met = calls.left_join(sums, calls.record_id == sums.changed)
+    cost = met.cost_usd + ibis.coalesce(met.changed_usd, ibis.literal(money.ZERO, MONEY))
+    return met.mutate(cost_usd=cost.cast(MONEY)).select(*calls.columns)
 
 
 def _parts(calls: Any, cents: Sequence[int]) -> Any:

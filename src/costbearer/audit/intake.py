@@ -102,6 +102,7 @@ def taken(
     if not sources:
         why = "; ".join(f"{each.file}{f':{each.line}' if each.line else ''}: {each.why}" for each in unread.kept[:3])
         raise InputInvalid(f"nothing could be read: {why}")
+    logs.complete()
     return Intake(tuple(sources), tuple(unread.kept), unread.count)
 
 

@@ -38,7 +38,7 @@ def _parts(result: AuditResult, compared: Compared | None) -> Iterator[str]:
     yield f'<div class="verdict {word}"><b>{words.HEADLINES[word].capitalize()}</b>{escape(sentence)}</div>'
     yield _tiles(result)
     yield _attributed(result)
-    yield _findings(result.findings)
+    yield _findings(result.findings, result.files == 1)
     yield _groups("Who bears it", result.groups["owner"], ("owner", "team"))
     yield _groups("Keys", result.groups["key"], ("key", "team"))
     yield _groups("Models", result.groups["model"], ("model",))
@@ -82,13 +82,13 @@ def _attributed(result: AuditResult) -> str:
     return f'<div class="stack">{"".join(parts)}</div><p class="key">{"".join(keys)}</p>'
 
 
-def _findings(findings: Sequence[Finding]) -> str:
+def _findings(findings: Sequence[Finding], one_file: bool) -> str:
     if not findings:
         return "<h2>Findings</h2><p>None.</p>"
-    return f"<h2>Findings, the dearest first</h2>{''.join(map(_finding, findings))}"
+    return f"<h2>Findings, the dearest first</h2>{''.join(_finding(each, one_file) for each in findings)}"
 
 
-def _finding(finding: Finding) -> str:
+def _finding(finding: Finding, one_file: bool) -> str:
     check = finding.check
     rows = "".join(
         f'<tr><td class="name">{escape(each.subject)}</td><td class="num">{each.records:,}</td>'
@@ -98,6 +98,7 @@ def _finding(finding: Finding) -> str:
     more = len(finding.subjects) - SUBJECTS_SHOWN
     rest = f'<p class="soft">and {more} more</p>' if more > 0 else ""
     calls = words.count(finding.records, "call")
+    seen = escape(words.places(finding.sample, one_file=one_file))
     head = '<tr><th>what</th><th class="num">calls</th><th class="num">dollars</th></tr>'
     return (
         f'<details><summary><span class="usd">{escape(words.finding_dollars(finding))}</span>'
@@ -107,7 +108,7 @@ def _finding(finding: Finding) -> str:
         f'<div class="in"><p><code>{check.code}</code></p><p>{escape(check.why)}</p>'
         f"<p><b>Fix.</b> {escape(check.fix)}</p>"
         f'<div class="scroll"><table>{head}{rows}</table></div>'
-        f'{rest}<p class="soft">Seen at <code>{escape(words.places(finding.sample))}</code></p></div></details>'
+        f'{rest}<p class="soft">Seen at <code>{seen}</code></p></div></details>'
     )
 
 

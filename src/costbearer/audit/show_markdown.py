@@ -29,7 +29,7 @@ def markdown(result: AuditResult, compared: Compared | None = None) -> str:
     if result.findings:
         lines += ["| dollars | finding | calls | severity | first seen |", "|---:|---|---:|---|---|"]
         for finding in result.findings[:FINDINGS]:
-            place = _safe(words.places(finding.sample[:1]))
+            place = _safe(words.places(finding.sample[:1], one_file=result.files == 1))
             lines.append(
                 f"| {words.finding_dollars(finding)} | `{finding.code}` {finding.check.title} | {finding.records:,} | "
                 f"{finding.check.severity} | {place} |"

@@ -92,7 +92,7 @@ def _findings(result: AuditResult, width: int) -> list[str]:
         more = len(finding.subjects) - SUBJECTS
         if more > 0:
             lines.append(f"{indent}- and {more} more")
-        lines += _wrapped(f"see {words.places(finding.sample[:2])}", width, indent)
+        lines += _wrapped(f"see {words.places(finding.sample[:2], one_file=result.files == 1)}", width, indent)
         lines += _wrapped(f"fix: {check.fix}", width, indent)
     if len(result.findings) > FINDINGS:
         lines.append(f"  and {len(result.findings) - FINDINGS} more: --json or --html shows them all")

@@ -27,7 +27,7 @@ CONTRACT = ("bearer", "workflow", "feature")
 NAMES = {"bearer": "owner_team", "workflow": "workflow_id", "feature": "feature", "trace_id": "trace_id"}
 
 
-@ibis.udf.scalar.builtin(name="md5", signature=(("string",), "string"))
+@ibis.udf.scalar.builtin(name="md5_number_lower", signature=(("string",), "uint64"))
 def _md5(text): ...  # type: ignore[no-untyped-def]
 
 
@@ -84,18 +84,16 @@ def asked(evidence: Evidence, *, traces: int = TRACES, seed: int = SEED) -> Trac
 
 def _drawn(evidence: Evidence, wanted: int, seed: int) -> tuple[list[str], int]:
     """Traces of as many workflows as there are, in an order that only the seed changes."""
-    records = evidence.records.filter(evidence.records.journey.notnull())
-    groups = records.group_by("journey").aggregate(
-        workflow=ibis.coalesce(records.workflow.min(), records.feature.min(), records.agent.min(), ""),
-        calls=(records.kind == CALL).sum(),
-    )
-    groups = groups.filter(groups.calls > 0)
-    of = evidence.execute(groups.aggregate(n=groups.count()))[0]["n"]
-    ordered = groups.mutate(order=_md5(groups.journey.concat(f"/{seed}")))
+    records = evidence.records
+    calls = records.filter(records.journey.notnull() & (records.kind == CALL))
+    of = evidence.execute(calls.aggregate(n=calls.journey.nunique()))[0]["n"]
+    named = calls.select("journey", workflow=ibis.coalesce(calls.workflow, calls.feature, calls.agent, ""))
+    pairs = named.distinct()
+    ordered = pairs.mutate(order=_md5(pairs.journey.concat(f"/{seed}")))
     place = ibis.row_number().over(ibis.window(group_by=ordered.workflow, order_by=ordered.order))
     first = ordered.mutate(place=place).filter(lambda each: each.place < wanted)
-    rows = evidence.execute(first.order_by("place", "order").limit(wanted).select("journey"))
-    return [row["journey"] for row in rows], of
+    rows = evidence.execute(first.order_by("place", "order").select("journey"))
+    return list(dict.fromkeys(row["journey"] for row in rows))[:wanted], of
 
 
 _COLUMNS = (

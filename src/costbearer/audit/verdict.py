@@ -83,13 +83,16 @@ def verdict(result: AuditResult) -> tuple[str, str]:
     lost = result.metrics.unattributed_spend_pct
     if lost is None:
         return "unknown", "There is no spend to speak of, so nothing can be said about chargeback."
+    said = f"{lost:.2f}".rstrip("0").rstrip(".") + "%"
     if lost >= BROKEN_PCT:
-        return "broken", f"{lost:g}% of the spend is nobody's: chargeback cannot rest on this log."
+        return "broken", f"{said} of the spend is nobody's: chargeback cannot rest on this log."
     if lost >= SIGNAL_PCT:
-        return "unfit", f"{lost:g}% of the spend is nobody's: a key or a hop is losing its owner."
+        return "unfit", f"{said} of the spend is nobody's: a key or a hop is losing its owner."
     if lost > DEFECT_PCT:
-        return "leaking", f"{lost:g}% of the spend is nobody's, more than the {DEFECT_PCT:g}% that can be carried."
-    return "fit", f"{100 - lost:g}% of the spend has a bearer."
+        return "leaking", f"{said} of the spend is nobody's, more than the {DEFECT_PCT:g}% that can be carried."
+    if not lost:
+        return "fit", "All of the spend has a bearer."
+    return "fit", f"All but {said} of the spend has a bearer."
 
 
 # -- against an earlier one

@@ -71,7 +71,11 @@ def finding_dollars(finding: Finding) -> str:
     return f"up to {amount}" if finding.check.measure == "unknown" else amount
 
 
-def places(samples: Sequence[Sample]) -> str:
-    return ", ".join(
-        f"{each.file}:{each.line}" if each.line else f"{each.file} {each.id or ''}".rstrip() for each in samples
-    )
+def places(samples: Sequence[Sample], *, one_file: bool = False) -> str:
+    """Where records stand; of a log in one file the directory says nothing."""
+    return ", ".join(_place(each, one_file) for each in samples)
+
+
+def _place(sample: Sample, one_file: bool) -> str:
+    file = sample.file.rpartition("/")[2] if one_file else sample.file
+    return f"{file}:{sample.line}" if sample.line else f"{file} {sample.id or ''}".rstrip()

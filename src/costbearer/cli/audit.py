@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 CHECK_FAILED = 1
+IN_MEMORY_SHARE = 1_500_000
+"""Bytes of a log per MB of the engine's memory, beyond which its records are kept on disk: they take about a fifth."""
 
 
 @click.command(epilog="FILE may be a pattern, a directory, - for standard input, or postgresql://HOST/DB?table=NAME.")
@@ -80,17 +82,21 @@ def _audited(config: Config, names: tuple[str, ...], given: dict[str, Any]) -> A
     from costbearer.audit.run import audit as run
 
     options = options_of(names, given)
-    with engine(config) as (logs, progress):
+    with engine(config, names) as (logs, progress):
         return run(logs, load_prices(config.prices_dir).book, options, progress)
 
 
 @contextmanager
-def engine(config: Config) -> Iterator[tuple[Logs, Callable[[str], None]]]:
+def engine(config: Config, names: Sequence[str]) -> Iterator[tuple[Logs, Callable[[str], None]]]:
     """What reads logs, with the limits that are set, and the bar that tells how far it is."""
+    from costbearer.stores.logfiles import bytes_of
     from costbearer.stores.logs import Logs, workplace
+    from costbearer.stores.logtables import is_address
 
     with workplace() as work:
-        logs = Logs(work, _limits(config), config.integer("audit.memory_mb"))
+        memory_mb = config.integer("audit.memory_mb")
+        large = bytes_of(names) > memory_mb * IN_MEMORY_SHARE
+        logs = Logs(work, _limits(config), memory_mb, on_disk=large or any(map(is_address, names)))
         try:
             with _progress(logs) as progress:
                 yield logs, progress

@@ -41,7 +41,7 @@ def import_(config: Config, names: tuple[str, ...], as_json: bool, **given: Any)
     from costbearer.audit.run import facts
 
     options = options_of(names, given)
-    with open_client(config) as client, engine(config) as (logs, progress):
+    with open_client(config) as client, engine(config, names) as (logs, progress):
         if isinstance(client, Local):
             prepare(config)
         book = load_prices(config.prices_dir).book

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from costbearer import reports
 from costbearer.demo.acts import ACTS, perform
+from costbearer.demo.auditing import audited
 from costbearer.demo.comparison import await_posted, verdict
 from costbearer.demo.stage import stage
 
@@ -32,6 +33,9 @@ def run(*, once: bool, say: Callable[[str], None], show: Callable[[str], None]) 
                 document = running.api("GET", "/api/v1/reports/spend", params={"by": by, "since": "1d"})
                 show(reports.read(document).to_text(None))
             for line in verdict(outcome):
+                show(line)
+            say("\nand an audit of what it exports:\n")
+            for line in audited(running, directory / "entries.jsonl"):
                 show(line)
             if not once:
                 say(f"\nreports  {running.console_url}/api/v1/reports/spend?by=team")

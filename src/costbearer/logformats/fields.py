@@ -13,9 +13,9 @@ from costbearer.usage import COUNTS
 
 Type = Literal["string", "int64", "boolean", "usd", "time"]
 
-CALL, HOP, ADJUSTMENT = "call", "hop", "adjustment"
-"""Kinds of records: a call of a model; a step on the way to one, which costs nothing itself; a change of what an
-earlier one cost."""
+CALL, HOP, REVERSAL, ADJUSTMENT = "call", "hop", "reversal", "adjustment"
+"""Kinds of records: a call of a model; a step on the way to one, which costs nothing itself; the taking back of an
+earlier record; a change of what an earlier one cost."""
 
 
 class Field(NamedTuple):
@@ -58,6 +58,7 @@ _SERVED = (
     Field("largest_input_tokens", "int64", "the input of the largest call in it, where it is a sum"),
     Field("parts", "string", "what each of several models did in the call, where its price is not that of its sums"),
     Field("basis", "string", "what the cost rests on, in Costbearer's own words"),
+    Field("refers_to", "string", "the record that a reversal or an adjustment is about"),
     Field("reason_unknown", "string", "why the cost is not known, in Costbearer's own words"),
 )
 _MONEY = (
@@ -89,7 +90,7 @@ _FAULT = (
     Field("fault", "string", "the value that is not what it should be, by name"),
 )
 FIELDS: tuple[Field, ...] = (
-    Field("kind", "string", "call, hop or adjustment; NULL for what is no record at all"),
+    Field("kind", "string", "call, hop, reversal or adjustment; NULL for what is no record at all"),
     *_IDS,
     *_SERVED,
     *(Field(name, "int64", f"usage.{name}") for name in COUNTS),

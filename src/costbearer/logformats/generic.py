@@ -86,6 +86,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What columns are called, the likeliest name first; spelling (case, dashes, spaces, camelCase) does not matter."""
 
+NOT_MAPPED = frozenset(
+    {"kind", "fault", "tags", "parts", "cost_places", "basis", "reason_unknown", "refers_to", "journey"}
+)
+"""Fields that no column of a table can be."""
 _FAILED = ("error", "failed", "failure", "fail", "timeout", "false")
 _ENOUGH = ({"input_tokens", "output_tokens", "total_tokens"}, {"cost_usd"})
 
@@ -122,7 +126,7 @@ def check_map(given: Mapping[Any, Any], place: str) -> dict[str, str]:
     Raises:
         InputInvalid: it names a field there is not, or a column that is no text.
     """
-    allowed = FIELD.keys() - {"kind", "fault", "tags", "parts", "cost_places"}
+    allowed = FIELD.keys() - NOT_MAPPED
     for field, column in given.items():
         if field not in allowed:
             raise InputInvalid(

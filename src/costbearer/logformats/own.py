@@ -1,6 +1,7 @@
 """Costbearer's own export: entries as they stand in the ledger, one per line.
 
-A difference or a reversal is no call; it changes what one cost, and counts in the sums.
+A call that was corrected stands there three times: as it was, taken back, and as it is now. Only the last one counts;
+where a correction changes the cost alone, the difference is added to it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import ibis
 
 from costbearer.logformats.base import LogFormat
-from costbearer.logformats.fields import ADJUSTMENT, CALL
+from costbearer.logformats.fields import ADJUSTMENT, CALL, REVERSAL
 from costbearer.logformats.record import Record
 from costbearer.usage import COUNTS
 
@@ -19,7 +20,7 @@ from costbearer.usage import COUNTS
 def _columns(r: Record) -> Mapping[str, Any]:
     kind = r.text("kind")
     calls = r.count("calls")
-    is_call = kind.isin(("usage", "import")) & (ibis.coalesce(calls, 1) > 0)
+    sign = ibis.coalesce(calls, 1)
     provenance = {name: r.text(f"attribution/{name}/provenance") for name in ("team", "owner")}
     verified = {
         name: ibis.ifelse(provenance[name] == "asserted", ibis.null("string"), r.text(name))
@@ -30,7 +31,10 @@ def _columns(r: Record) -> Mapping[str, Any]:
         for name in ("team", "owner")
     }
     return {
-        "kind": ibis.cases((is_call, CALL), (kind.notnull(), ADJUSTMENT), else_=ibis.null("string")),
+        "kind": ibis.cases(
+            (kind.isnull(), ibis.null("string")), (sign > 0, CALL), (sign < 0, REVERSAL), else_=ADJUSTMENT
+        ),
+        "refers_to": r.text("refers_to"),
         "record_id": r.text("entry_id"),
         "response_id": r.text("provider_response_id"),
         "request_id": r.text("request_id"),

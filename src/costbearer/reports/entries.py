@@ -125,6 +125,8 @@ def document(row: Mapping[str, Any], charges: Sequence[Mapping[str, Any]]) -> di
     made["attribution"] = {name: {**field, "conflict": field.get("conflict", [])} for name, field in fields.items()}
     made["tags"] = row["tags"] or {}
     made["notes"] = row["notes"] or []
+    if row["work"] is not None:
+        made["work"] = msgspec.json.decode(row["work"])
     made["usage"] = {name: row[name] for name in COUNTS if row[name] is not None}
     made["charges"] = [{name: _plain(charge[name]) for name in _CHARGE_FIELDS} for charge in charges]
     return made

@@ -28,6 +28,8 @@ BLOCK_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 1024 * 1024
 """So much of a file is looked at to tell what it is."""
 HEAD_LINES = 200
+USUAL_RATIO = 8
+"""How much logs shrink when they are packed."""
 PATTERN = re.compile(r"[*?\[]")
 SKIPPED_SUFFIXES = frozenset({".md", ".html", ".htm", ".pdf", ".png", ".py", ".toml", ".yaml", ".yml", ".lock"})
 """What a directory may hold beside logs; a file that is named itself is always read."""
@@ -99,6 +101,20 @@ def found(names: Sequence[str]) -> list[str]:
         else:
             raise InputInvalid(f"{name}: no such file or directory")
     return list(dict.fromkeys(files))
+
+
+def bytes_of(names: Sequence[str]) -> int:
+    """About how much text the names mean; packed files as if they were unpacked, standard input not at all."""
+    size = 0
+    for name in names:
+        try:
+            for file in found([name]) if name != STDIN and "://" not in name else ():
+                with Path(file).open("rb") as handle:
+                    packed = handle.read(4)[:2] in {_GZIP, _ZSTD[:2]}
+                size += Path(file).stat().st_size * (USUAL_RATIO if packed else 1)
+        except (InputInvalid, OSError):
+            continue
+    return size
 
 
 def _globbed(pattern: Path) -> Iterator[Path]:

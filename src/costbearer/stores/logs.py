@@ -36,17 +36,26 @@ REJECTS_MAX = 100_000
 class Logs:
     """The engine, and the records it was given. Not to be shared between threads."""
 
-    def __init__(self, work: Path, limits: Limits = Limits(), memory_mb: int = MEMORY_MB) -> None:  # noqa: B008
+    def __init__(
+        self,
+        work: Path,
+        limits: Limits = Limits(),  # noqa: B008
+        memory_mb: int = MEMORY_MB,
+        *,
+        on_disk: bool = False,
+    ) -> None:
+        """`on_disk` keeps the records in a file, packed: for logs of which not all would fit into the memory."""
         self.work = work
         self.limits = limits
         self._connection = duckdb.connect(
+            str(work / "records.duckdb") if on_disk else ":memory:",
             config={
                 "memory_limit": f"{memory_mb}MB",
                 "temp_directory": str(work / "spill"),
                 "autoload_known_extensions": False,
                 "autoinstall_known_extensions": False,
                 "allow_community_extensions": False,
-            }
+            },
         )
         self._run("SET enable_progress_bar = false")
         self._run("SET TimeZone = 'UTC'")
@@ -122,6 +131,10 @@ class Logs:
             return self._connection.sql(ibis.to_sql(expression, dialect="duckdb")).to_arrow_table()
         except duckdb.Error as error:
             raise StoreFailed(f"the records cannot be asked: {_short(error)}") from error
+
+    def complete(self) -> None:
+        """Say that all is read: from now on the order in which rows are written means nothing, which saves memory."""
+        self._run("SET preserve_insertion_order = false")
 
     def unreadable(self, number: int, shown: int) -> tuple[int, list[tuple[int, int | None]]]:
         """How many rows of a source are no records, and the first of them with their lines, where these are known."""
