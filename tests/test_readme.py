@@ -15,6 +15,7 @@ import pytest
 from costbearer.simulator import CREDENTIAL, running_simulator
 from tests.system import Server
 from tests.test_docs import shell_lines
+from tests.test_readme_report import log
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -36,13 +37,14 @@ def test_the_walk_through(tmp_path: Path) -> None:
         environment = os.environ | {"OPENAI_API_KEY": CREDENTIAL}
         commands = [line.split()[1:] for line in shell_lines(README) if line.startswith("costbearer ")]
         assert commands[0] == ["serve"]
-        log = (tmp_path / "server.log").open("wb")
+        output = (tmp_path / "server.log").open("wb")
         server.process = subprocess.Popen(
-            [sys.executable, "-m", "costbearer", "serve"], cwd=tmp_path, env=environment, stdout=log, stderr=log
+            [sys.executable, "-m", "costbearer", "serve"], cwd=tmp_path, env=environment, stdout=output, stderr=output
         )
-        log.close()
+        output.close()
         try:
             server.await_ready()
+            log(tmp_path)
             for command in commands[1:]:
                 done = subprocess.run(
                     [sys.executable, "-m", "costbearer", *command],

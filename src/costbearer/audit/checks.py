@@ -33,22 +33,15 @@ def _found(evidence: Evidence, intake: Intake, check: Check) -> Finding | None:
     if rows is None:
         return None
     table = evidence.logs.keep("flagged", rows)
-    sums = evidence.execute(
-        table.aggregate(
-            records=table.count(),
-            usd=table.usd.abs().sum(),
-            net=table.usd.sum(),
-            unknown=table.usd.isnull().sum(),
-        )
-    )[0]
-    if not sums["records"]:
+    sums = evidence.logs.sums("flagged")
+    if not sums.records:
         return None
     return Finding(
         check=check,
-        records=sums["records"],
-        cost_usd=sums["usd"],
-        net_usd=sums["net"],
-        unknown=int(sums["unknown"] or 0),
+        records=sums.records,
+        cost_usd=sums.usd,
+        net_usd=sums.net_usd,
+        unknown=sums.unknown,
         sample=_sample(evidence, intake, table),
         subjects=_subjects(evidence, check, table),
     )

@@ -60,8 +60,9 @@ def _tiles(result: AuditResult) -> str:
         (words.percent(metrics.finops_ready_pct), "of the calls are FinOps-ready"),
         (words.percent(metrics.requests_missing_team_pct), "of the calls have no team"),
         (words.percent(metrics.requests_missing_session_pct), "of the calls have no session"),
-        ("no invoice" if gap is None else f"{gap:g}%", "gap to the invoice"),
     ]
+    if gap is not None:
+        tiles.append((f"{gap:g}%", "gap to the invoice"))
     if result.unknown_calls:
         tiles.append((f"{result.unknown_calls:,}", "calls of unknown cost"))
     inner = "".join(

@@ -12,8 +12,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import ibis
@@ -31,6 +32,15 @@ MEMORY_MB = 1200
 RECORDS = "records"
 REJECTS_MAX = 100_000
 """Rows of a table that are no rows, of which the lines are kept."""
+
+
+class Sums(NamedTuple):
+    """`usd` is without, `net_usd` with the signs of the amounts; `unknown` is how many are NULL."""
+
+    records: int
+    usd: Decimal | None
+    net_usd: Decimal | None
+    unknown: int
 
 
 class Logs:
@@ -112,6 +122,12 @@ class Logs:
         """Work an expression out once, under a name."""
         self._run(f"CREATE OR REPLACE TABLE {identifier(name)} AS {ibis.to_sql(expression, dialect='duckdb')}")
         return self._table(name)
+
+    def sums(self, name: str) -> Sums:
+        """What the amounts in a table's column `usd` come to."""
+        sums = "count(*), sum(abs(usd)), sum(usd), count(*) - count(usd)"
+        ((records, usd, net, unknown),) = self._run(f"SELECT {sums} FROM {identifier(name)}")
+        return Sums(records, usd, net, unknown)
 
     def view(self, name: str, expression: Any) -> Any:
         """Give an expression a name, under which further ones are built on it: they are then short to compile."""
