@@ -1,5 +1,5 @@
-"""Faults planted into logs of several makes, among repeats, retries and identical prompts: each is found, to the last
-digit of its dollars, and a log without faults yields nothing."""
+"""Faults planted into logs of several makes, exported from traffic at the simulated providers, among repeats, retries
+and identical prompts: each is found, to the last digit of its dollars, and a log without faults yields nothing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from costbearer.audit.checks import CODES
 from tests.auditing import audited, by_code
+from tests.simulated import traffic
 from tests.usagelogs import WRITERS, Call, clean
 
 COUNT = 200
@@ -27,15 +28,15 @@ def written(calls: list[Call], name: str, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_clean_log_yields_no_finding(name: str, tmp_path: Path) -> None:
-    calls = clean(COUNT)
-    result = audited(written(calls, name, tmp_path))
-    assert result.format == name
-    assert result.records == len(calls)
-    assert [(each.code, each.records, each.subjects[:3]) for each in result.findings] == []
-    assert result.cost_usd == sum((call.cost_usd for call in calls if call.status == "ok"), Decimal(0))
-    assert result.computed_usd == result.cost_usd
-    assert result.unread_count == 0
-    assert result.metrics.unattributed_spend_pct == 0
+    for calls in (clean(COUNT), list(traffic())):
+        result = audited(written(calls, name, tmp_path))
+        assert result.format == name
+        assert result.records == len(calls)
+        assert [(each.code, each.records, each.subjects[:3]) for each in result.findings] == []
+        assert result.cost_usd == sum((call.cost_usd for call in calls if call.status == "ok"), Decimal(0))
+        assert result.computed_usd == result.cost_usd
+        assert result.unread_count == 0
+        assert result.metrics.unattributed_spend_pct == 0
 
 
 Planted = tuple[list[Call], int, Decimal]
@@ -192,6 +193,60 @@ def cache_write_ttl_mispriced(calls: list[Call]) -> Planted:
     return changed, count, sum((call.cost_usd - call.logged_usd for call in wrong), Decimal(0))
 
 
+def tier_mispriced(calls: list[Call]) -> Planted:
+    """Served as priority, which costs 1.7 times as much, and logged at the standard price."""
+    changed, count, _ = _changed(
+        calls,
+        lambda call: call.model == "gpt-4o",
+        lambda call: replace(call, tier="priority", wrong_usd=call.cost_usd),
+    )
+    usd = sum((call.cost_usd * Decimal("0.7") for call in changed if call.tier == "priority"), Decimal(0))
+    return changed, count, usd
+
+
+def unknown_price(calls: list[Call]) -> Planted:
+    """A tier that no price list has."""
+    return _named(calls, lambda call: replace(call, tier="midnight", wrong_usd=call.cost_usd))
+
+
+def tokens_impossible(calls: list[Call]) -> Planted:
+    """More cached than there was."""
+    return _named(calls, lambda call: replace(call, cached=call.input_tokens + 5, written=0, wrong_usd=call.cost_usd))
+
+
+def cost_without_tokens(calls: list[Call]) -> Planted:
+    return _named(
+        calls,
+        lambda call: replace(
+            call, input_tokens=0, output_tokens=0, cached=0, written=0, written_1h=0, wrong_usd=call.cost_usd
+        ),
+    )
+
+
+def missing_session(calls: list[Call]) -> Planted:
+    return _named(calls, lambda call: replace(call, session=""))
+
+
+def missing_tenant(calls: list[Call]) -> Planted:
+    return _named(calls, lambda call: replace(call, tenant=""))
+
+
+def missing_trace(calls: list[Call]) -> Planted:
+    return _named(calls, lambda call: replace(call, trace=""))
+
+
+def owner_conflict(calls: list[Call]) -> Planted:
+    """The last call of some traces is borne by somebody else."""
+    last = {call.trace: place for place, call in enumerate(calls) if call.status == "ok"}
+    first = {call.trace: place for place, call in reversed(list(enumerate(calls)))}
+    places = [place for trace, place in last.items() if place != first[trace]][:7]
+    changed = list(calls)
+    for place in places:
+        changed[place] = replace(calls[place], team="platform")
+    assert places
+    return changed, len(places), sum((calls[place].cost_usd for place in places), Decimal(0))
+
+
 PLANTS: dict[str, tuple[Callable[[list[Call]], Planted], tuple[str, ...]]] = {
     "cached_at_full_price": (cached_at_full_price, tuple(FORMATS)),
     "cache_counted_twice": (cache_counted_twice, tuple(FORMATS)),
@@ -204,6 +259,14 @@ PLANTS: dict[str, tuple[Callable[[list[Call]], Planted], tuple[str, ...]]] = {
     "duplicate_request": (duplicate_request, tuple(FORMATS)),
     "retry_double_counted": (retry_double_counted, ("litellm", "bifrost", "generic")),
     "tag_owner_conflict": (tag_owner_conflict, ("litellm", "bifrost")),
+    "tier_mispriced": (tier_mispriced, ("litellm", "langfuse", "otlp", "generic")),
+    "unknown_price": (unknown_price, ("litellm", "langfuse", "otlp", "generic")),
+    "tokens_impossible": (tokens_impossible, ("litellm", "otlp", "bifrost", "generic")),
+    "cost_without_tokens": (cost_without_tokens, ("litellm", "otlp", "bifrost", "generic", "helicone")),
+    "missing_session": (missing_session, ("litellm", "bifrost", "generic", "helicone")),
+    "missing_tenant": (missing_tenant, ("litellm", "bifrost", "generic", "otlp")),
+    "missing_trace": (missing_trace, ("litellm", "bifrost", "generic")),
+    "owner_conflict": (owner_conflict, ("litellm", "bifrost", "generic", "otlp", "langfuse")),
     "pii_in_metadata": (pii_in_metadata, tuple(FORMATS)),
 }
 """By code how it is planted, and the formats that can say it: a key's team beside a tag, a lifetime, an attempt."""
@@ -228,12 +291,12 @@ def apart(calls: list[Call], number: int) -> list[Call]:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_planted_fault_is_found_with_its_dollars(name: str, tmp_path: Path) -> None:
-    """All faults that a format can say, each in calls of its own: what is found is what was planted and no more."""
+    """All faults that a format can say, each in the same traffic under ids of its own; and nothing else is found."""
     codes = [code for code, (_, formats) in PLANTS.items() if name in formats]
     log: list[Call] = []
     expected: dict[str, tuple[int, Decimal]] = {}
     for number, code in enumerate(codes):
-        calls, count, usd = PLANTS[code][0](apart(clean(COUNT, seed=number), number))
+        calls, count, usd = PLANTS[code][0](apart(list(traffic()), number))
         log += calls
         for each in (code, ALSO.get(code)):
             if each is not None:

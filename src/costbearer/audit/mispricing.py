@@ -181,8 +181,9 @@ _ALT = pa.schema(
 def _alternatives(evidence: Evidence, calls: Any) -> Iterator[dict[str, Any]]:
     """For every use with unexplained costs the tiers and days that could explain them."""
     uses = evidence.rates.uses
-    wanted = calls.select("use").distinct()
-    for use in evidence.execute(uses.semi_join(wanted, uses.use == wanted.use).order_by("use")):
+    wanted = calls.group_by("use").aggregate(began=calls.started_at.min())
+    met = uses.join(wanted, uses.use == wanted.use)
+    for use in evidence.execute(met.select(*(uses[name] for name in uses.columns), wanted.began).order_by("use")):
         if use["unrated"] is not None:
             continue
         number = 0
@@ -212,12 +213,11 @@ def _row(use: int, number: int, tier: str | None, day: datetime | None, code: st
 
 
 def _other_days(evidence: Evidence, use: dict[str, Any]) -> list[datetime]:
-    """Days on which the model had another price than on the day of the use."""
+    """Days on which the model may have had another price, those near the use first: they are likelier."""
     cards = evidence.book.past(use["price_provider"], use["model"])
     if isinstance(cards, Unrated):
         return []
     days = {card.valid_from for card in cards if card.valid_from is not None}
     days |= {card.valid_from - timedelta(days=1) for card in cards if card.valid_from is not None}
-    return [datetime.combine(day, datetime.min.time(), UTC).replace(tzinfo=None) for day in sorted(days)][
-        -2 * PAST_CARDS_MAX :
-    ]
+    moments = [datetime.combine(day, datetime.min.time(), UTC).replace(tzinfo=None) for day in sorted(days)]
+    return sorted(moments, key=lambda moment: abs(moment - use["began"]))[: 2 * PAST_CARDS_MAX]
