@@ -137,6 +137,35 @@ def test_bedrock_requests_are_joined_by_their_ids(tmp_path: Path) -> None:
     assert (gap.invoice_usd, gap.log_usd) == (Decimal("0.5"), Decimal("0.00495"))
 
 
+def test_bedrock_is_joined_by_day_model_and_class_of_tokens(tmp_path: Path) -> None:
+    """1,000 in, a million more out of the cache and 100 out, a hundred times: $3.30, $0.33 and $16.50 per million."""
+    row = {
+        "schemaType": "ModelInvocationLog",
+        "timestamp": "2026-10-05T09:00:00Z",
+        "operation": "Converse",
+        "modelId": "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+        "identity": {"arn": "arn:aws:sts::1:assumed-role/search/s"},
+        "input": {"inputTokenCount": 1000, "cacheReadInputTokenCount": 1_000_000},
+        "output": {"outputTokenCount": 100},
+    }
+    file = tmp_path / "bedrock.jsonl"
+    file.write_text("".join(json.dumps(row | {"requestId": f"r-{number}"}) + "\n" for number in range(100)))
+    head = "line_item_usage_start_date,line_item_usage_type,line_item_line_item_type,line_item_unblended_cost\n"
+    lines = {
+        "input-tokens": ("0.33", None),
+        "cache-read-input-token-count": ("66", "2026-10-05, Claude4.5Sonnet, cache_read"),
+        "output-tokens": ("0.165", None),
+    }
+    bill = head + "".join(
+        f"2026-10-05T00:00:00Z,USE1-Claude4.5Sonnet-{name},Usage,{usd}\n" for name, (usd, _) in lines.items()
+    )
+    result = audited(file, invoices=(read(bill, tmp_path, "cur.csv"),))
+    assert result.reconciled is not None
+    wrong = [gap for gap in result.reconciled.gaps if gap.what.count(",") == 2]
+    assert [gap.what for gap in wrong] == ["2026-10-05, Claude4.5Sonnet, cache_read"]
+    assert (wrong[0].invoice_usd, wrong[0].log_usd) == (Decimal(66), Decimal(33))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -14,6 +14,7 @@ import pytest
 
 from costbearer.audit.checks import CHECKS, CODES
 from costbearer.audit.result import AuditResult
+from costbearer.contract import Contract
 from tests.auditing import audited, by_code
 from tests.usagelogs import WRITERS, clean
 
@@ -205,3 +206,31 @@ def test_a_stale_price_is_named_by_its_day(day: str, stated: str, says: str, tmp
     if found is not None:
         assert re.search(says, found.subjects[0].subject)
         assert found.cost_usd == Decimal("0.008")
+
+
+CONTRACT = b"""
+[[terms]]
+provider = "openai"
+model = "gpt-4o*"
+since = 2026-01-01
+discount = "10"
+
+[[terms]]
+provider = "openai"
+model = "our-own"
+since = 2026-01-01
+prices_per_million = { input = "1", output = "2" }
+"""
+
+
+def test_prices_that_were_agreed_go_before_the_public_ones(tmp_path: Path) -> None:
+    """A log made with the contract's prices is right by them, and wrong by the public ones."""
+    head = "date,provider,model,input_tokens,output_tokens,cost,team\n"
+    file = tmp_path / "log.csv"
+    file.write_text(
+        head
+        + "2026-10-05,openai,gpt-4o,1000,100,0.00315,search\n"
+        + "2026-10-05,openai,our-own,1000,100,0.0012,search\n"
+    )
+    assert set(by_code(audited(file))) == {"price_mismatch", "model_alias"}
+    assert by_code(audited(file, contract=Contract.loads(CONTRACT))) == {}

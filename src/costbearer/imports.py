@@ -165,7 +165,7 @@ def _charges(evidence: Evidence, table: pa.Table) -> dict[int, tuple[Charge, ...
         }
     )
     rated: dict[int, list[Charge]] = {}
-    for line in rerate(parts, evidence.book).lines.to_pylist():
+    for line in rerate(parts, evidence.book, evidence.contract).lines.to_pylist():
         charge = Charge(*(line[name] for name in Charge.__struct_fields__))
         rated.setdefault(line["row"], []).append(charge)
     return {row: tuple(lines) for row, lines in rated.items()}

@@ -156,7 +156,14 @@ _SERVED = _USE[2:]
 
 
 def costs(
-    engine: Engine, parts: Any, book: PriceBook, resolve: Resolve, *, carry: Sequence[str] = (), name: str = "rated"
+    engine: Engine,
+    parts: Any,
+    book: PriceBook,
+    resolve: Resolve,
+    *,
+    contract: Contract | None = None,
+    carry: Sequence[str] = (),
+    name: str = "rated",
 ) -> Rates:
     """What each record should have cost by the archive, without its charges: one pass, nothing leaves the engine.
 
@@ -173,7 +180,7 @@ def costs(
     placed = _slotted(parts, {names: minutes.get(each[:2], MINUTES_PER_DAY) for names, each in meanings.items()})
     keys = [*_NAMES, *_SERVED, "slot"]
     uses = engine.execute(placed.select(keys).distinct().order_by(keys)).to_pylist()
-    found = [_meant(use, meanings[tuple(use[each] for each in _NAMES)], minutes, book) for use in uses]
+    found = [_meant(use, meanings[tuple(use[each] for each in _NAMES)], minutes, book, contract) for use in uses]
     said = [
         {**use, "use": number, "price_provider": of.provider, "model": of.use.model, "unrated": of.use.unrated}
         | {"card": of.use.card.id if of.use.card is not None else None}
@@ -206,15 +213,23 @@ class _Meant(NamedTuple):
     use: _Use
 
 
-def _meant(use: Mapping[str, Any], named: Named, minutes: Mapping[tuple[str, str], int], book: PriceBook) -> _Meant:
+_ABSENT_REASONS = ("model_unpriced", "provider_unpriced")
+
+
+def _meant(
+    use: Mapping[str, Any],
+    named: Named,
+    minutes: Mapping[tuple[str, str], int],
+    book: PriceBook,
+    contract: Contract | None,
+) -> _Meant:
+    """What a use is charged by; what the archive does not know may stand in a contract."""
     unrated = named.unrated or ("time_missing" if use["slot"] < 0 else None)
-    if unrated is not None:
+    if unrated is not None and (contract is None or use["slot"] < 0 or unrated not in _ABSENT_REASONS):
         return _Meant(named.provider, _Use(named.model, None, {}, {}, (), unrated))
     served = {each: use[each] or "" for each in _SERVED}
-    return _Meant(
-        named.provider,
-        _found({"provider": named.provider, "model": named.model, "slot": use["slot"], **served}, minutes, book, None),
-    )
+    asked = {"provider": named.provider, "model": named.model, "slot": use["slot"], **served}
+    return _Meant(named.provider, _found(asked, minutes, book, contract))
 
 
 def _slotted(parts: Any, minutes: Mapping[tuple[Any, ...], int]) -> Any:

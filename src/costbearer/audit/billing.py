@@ -7,9 +7,13 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import ibis
+
 from costbearer import money
 from costbearer.audit.evidence import Evidence
 from costbearer.reconcile.invoices import Invoice, InvoiceLine, same_model
+from costbearer.rerate import amount, leaf
+from costbearer.usage import METERS
 
 MATCH_USD = Decimal("0.01")
 """Bills round to the cent, some of them line by line."""
@@ -53,7 +57,12 @@ def reconciled(evidence: Evidence, invoices: Sequence[Invoice]) -> Reconciled:
     invoice_usd = money.total(line.amount_usd for line in lines)
     log_usd = money.total(row["usd"] for row in logged)
     share = money.share(money.minus(invoice_usd, log_usd), invoice_usd)
-    compared = [*_by_day(lines, logged), *_by_model(lines, logged), *_by_request(evidence, lines)]
+    compared = [
+        *_by_day(lines, logged),
+        *_by_model(lines, logged),
+        *_by_class(evidence, within, lines),
+        *_by_request(evidence, lines),
+    ]
     gaps = [gap for gap in compared if abs(gap.gap_usd) >= MATCH_USD]
     return Reconciled(
         tuple(invoices),
@@ -105,6 +114,66 @@ def _by_model(lines: Sequence[InvoiceLine], logged: Sequence[dict[str, Any]]) ->
         found = money.total(left.pop(each) for each in names)
         gaps.append(Gap(name, usd, found if names else None))
     return [*gaps, *(Gap(name, None, usd) for name, usd in sorted(left.items()))]
+
+
+_CLASSES: dict[str, str] = {
+    meter.name: (
+        "cache_read"
+        if meter.name.startswith("cache_read")
+        else "cache_write"
+        if meter.name.startswith("cache_creation")
+        else meter.side
+    )
+    for meter in METERS
+    if meter.side
+}
+"""By meter the class of tokens under which a bill has it."""
+
+
+def _by_class(evidence: Evidence, within: Any, lines: Sequence[InvoiceLine]) -> list[Gap]:
+    """Day, model and class of tokens, where the bill has all three. A log has sums only, so its side is rated."""
+    billed: dict[tuple[date, str, str], Decimal] = {}
+    for line in lines:
+        if line.model and line.token_class and line.until - line.since == timedelta(days=1):
+            _sum(billed, (line.since, line.model, line.token_class), line.amount_usd)
+    if not billed:
+        return []
+    used = _rated_by_class(evidence, within)
+    gaps = []
+    for (day, model, token_class), usd in sorted(billed.items()):
+        mine = [
+            amount
+            for (at, name, of), amount in used.items()
+            if (at, of) == (day, token_class) and (name == model or same_model(model, name))
+        ]
+        gaps.append(Gap(f"{day}, {model}, {token_class}", usd, money.total(mine) if mine else None))
+    return gaps
+
+
+def _rated_by_class(evidence: Evidence, within: Any) -> dict[tuple[date, str, str], Decimal]:
+    """What the calls cost by the archive, by day, model and class of tokens."""
+    prices = evidence.rates.prices
+    met = within.filter(within.expected_usd.notnull()).join(
+        prices, [within.use == prices.use, within.above == prices.above]
+    )
+    sums = {}
+    for token_class in dict.fromkeys(_CLASSES.values()):
+        charged = [
+            amount(leaf(met, meter, evidence.counted), ibis.coalesce(met[f"price_{meter.name}"], money.ZERO))
+            for meter in evidence.rates.meters
+            if _CLASSES.get(meter.name) == token_class
+        ]
+        if charged:
+            sums[token_class] = sum(charged[1:], charged[0]).sum()
+    if not sums:
+        return {}
+    rows = evidence.execute(met.group_by(met.day, met.model).aggregate(**sums))
+    return {
+        (row["day"], row["model"] or "(none)", token_class): row[token_class]
+        for row in rows
+        for token_class in sums
+        if row[token_class]
+    }
 
 
 def _by_request(evidence: Evidence, lines: Sequence[InvoiceLine]) -> list[Gap]:

@@ -19,6 +19,7 @@ import ibis.expr.datatypes as dt
 from costbearer import labels, money
 from costbearer.audit.naming import resolver
 from costbearer.audit.ownership import Ownership
+from costbearer.contract import Contract
 from costbearer.logformats.fields import ADJUSTMENT, CALL, REVERSAL
 from costbearer.prices import PriceBook
 from costbearer.rerate import Rates, costs
@@ -96,6 +97,7 @@ class Evidence:
     calls: Any
     counted: tuple[str, ...]
     now: datetime
+    contract: Contract | None = None
     cents: tuple[int, ...] = ()
     carries: Mapping[int, frozenset[str]] = field(default_factory=dict)
 
@@ -116,6 +118,7 @@ def gathered(
     book: PriceBook,
     ownership: Ownership | None,
     *,
+    contract: Contract | None = None,
     unsure: Sequence[int] = (),
     carries: Mapping[int, frozenset[str]] | None = None,
     now: datetime | None = None,
@@ -128,10 +131,10 @@ def gathered(
     counted = tuple(name for name in COUNTS if stated[name])
     resolve = resolver(book)
     carried = (*_CARRIED, *(_MAPPED if ownership is not None else ()), *counted)
-    rates = costs(logs, _parts(calls, ()), book, resolve, carry=carried)
+    rates = costs(logs, _parts(calls, ()), book, resolve, contract=contract, carry=carried)
     cents = _in_cents(logs, rates, unsure)
     if cents:
-        rates = costs(logs, _parts(calls, cents), book, resolve, carry=carried)
+        rates = costs(logs, _parts(calls, cents), book, resolve, contract=contract, carry=carried)
     return Evidence(
         logs=logs,
         book=book,
@@ -140,6 +143,7 @@ def gathered(
         calls=logs.keep("calls", _concluded(logs, rates, carried, counted, now)),
         counted=counted,
         now=now,
+        contract=contract,
         cents=tuple(cents),
         carries=carries or {},
     )

@@ -159,7 +159,10 @@ def _otherwise_served(evidence: Evidence, calls: Any) -> Any:
         other_says=met.alternative_says,
     )
     carry = ("other_row", "number", "stated_usd", "tolerated", "other_code", "other_says")
-    rated = costs(evidence.logs, parts, evidence.book, resolve, carry=carry, name="otherwise").rows
+    rates = costs(
+        evidence.logs, parts, evidence.book, resolve, contract=evidence.contract, carry=carry, name="otherwise"
+    )
+    rated = rates.rows
     hits = rated.filter((rated.stated_usd - rated.computed_usd).abs() <= rated.tolerated)
     best = hits.group_by("other_row").aggregate(number=hits.number.min())
     met = hits.join(best, [hits.other_row == best.other_row, hits.number == best.number])

@@ -13,6 +13,7 @@ from costbearer.audit.evidence import Evidence, gathered
 from costbearer.audit.intake import Intake, taken
 from costbearer.audit.ownership import Ownership
 from costbearer.audit.result import AuditResult
+from costbearer.contract import Contract
 from costbearer.logformats.registry import AUTO
 from costbearer.prices import PriceBook
 from costbearer.reconcile.invoices import Invoice
@@ -23,12 +24,14 @@ UNSURE = frozenset({"portkey"})
 
 
 class Options(NamedTuple):
-    """What an audit is asked. `columns` is a map of fields to columns, for a table of nobody's format."""
+    """What an audit is asked. `columns` is a map of fields to columns, for a table of nobody's
+    format; `contract` are the prices that were agreed, which go before the public ones."""
 
     names: tuple[str, ...]
     wanted: str = AUTO
     columns: Mapping[str, str] | None = None
     ownership: Ownership | None = None
+    contract: Contract | None = None
     invoices: tuple[Invoice, ...] = ()
     traces: int = trace_questions.TRACES
     seed: int = trace_questions.SEED
@@ -81,6 +84,7 @@ def facts(logs: Logs, book: PriceBook, options: Options, intake: Intake, progres
         logs,
         book,
         options.ownership,
+        contract=options.contract,
         unsure=[source.number for source in intake.sources if source.format.name in UNSURE],
         carries={source.number: source.format.carries for source in intake.sources},
     )

@@ -81,9 +81,10 @@ def _audited(config: Config, names: tuple[str, ...], given: dict[str, Any]) -> A
     from costbearer.app import load_prices
     from costbearer.audit.run import audit as run
 
-    options = options_of(names, given)
+    prices = load_prices(config.prices_dir)
+    options = options_of(names, given)._replace(contract=prices.contract)
     with engine(config, names) as (logs, progress):
-        return run(logs, load_prices(config.prices_dir).book, options, progress)
+        return run(logs, prices.book, options, progress)
 
 
 @contextmanager

@@ -44,9 +44,10 @@ def import_(config: Config, names: tuple[str, ...], as_json: bool, **given: Any)
     with open_client(config) as client, engine(config, names) as (logs, progress):
         if isinstance(client, Local):
             prepare(config)
-        book = load_prices(config.prices_dir).book
+        prices = load_prices(config.prices_dir)
+        options = options._replace(contract=prices.contract)
         intake = taken(logs, options.names, wanted=options.wanted, columns=options.columns, progress=progress)
-        evidence = facts(logs, book, options, intake, progress)
+        evidence = facts(logs, prices.book, options, intake, progress)
         untimed = evidence.execute(
             evidence.calls.aggregate(n=evidence.calls.started_at.isnull().sum(), all=evidence.calls.count())
         )[0]
