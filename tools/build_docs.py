@@ -107,11 +107,11 @@ anything) its `owner`, `team`, `agent` and `workload`, and `from` which day:
 ## What it finds
 
 Every call is rated again with the price archive of its day, and with the contract's prices where they are set
-(`costbearer prices set`). Where the log's cost is something else, the mistakes that are usually made are made again: the
-first that gives the log's cost, to the last digit that the log states, is the explanation. Duplicates are found by the
-provider's id of the answer, else by the log's own id, else by content; content alone can only say that the same thing
-was logged at the same instant. The same prompt at another time is a repeat, and a retry that failed at no cost is as it
-should be.
+(`costbearer prices set`). Where the log's cost is something else, the mistakes that are usually made are made again:
+the first that gives the log's cost, to the last digit that the log states, is the explanation. Duplicates are found
+by the provider's id of the answer, else by the log's own id, else by content; content alone can only say that the
+same thing was logged at the same instant. The same prompt at another time is a repeat, and a retry that failed at no
+cost is as it should be.
 
 | code | severity | dollars are | what it means |
 |---|---|---|---|

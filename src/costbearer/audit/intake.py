@@ -16,6 +16,7 @@ from costbearer.stores.logs import Logs
 from costbearer.stores.logtables import is_address, table_of
 
 UNREAD_SHOWN = 20
+NAMES_SHOWN_CHARS = 200
 BILL_BYTES_MAX = 50_000_000
 """What is no log is looked at as a bill up to this size."""
 
@@ -126,7 +127,17 @@ def _unrecognised(file: LogFile, wanted: str) -> str:
             pass
         else:
             return f"a bill ({bill.kind}, {money.display(bill.amount_usd)}) and no log; give it with --invoice"
-    return "no format recognised it; name the columns with --map, or the format with --format"
+    names = ", ".join(dict.fromkeys(name for value in file.head[:5] for name in _names(value)))
+    if not names:
+        return "it holds no records"
+    shown = names if len(names) <= NAMES_SHOWN_CHARS else names[:NAMES_SHOWN_CHARS] + "..."
+    return f"no format recognised it; name its columns with --map, or the format with --format; it has {shown}"
+
+
+def _names(value: Any) -> list[str]:
+    """The names in a value, or in the first of a list."""
+    first = value[0] if isinstance(value, list) and value else value
+    return [str(name) for name in first] if isinstance(first, dict) else []
 
 
 def _taken(logs: Logs, file: LogFile, number: int, format_: LogFormat, steps: tuple[str, ...]) -> Source:
