@@ -122,7 +122,7 @@ class Engine(Protocol):
 
     def given(self, name: str, table: pa.Table, /) -> Any: ...
 
-    def keep(self, name: str, expression: Any, /) -> Any: ...
+    def view(self, name: str, expression: Any, /) -> Any: ...
 
 
 class Named(NamedTuple):
@@ -168,8 +168,8 @@ def costs(
     """What each record should have cost by the archive, without its charges: one pass, nothing leaves the engine.
 
     `parts` has `row`, the names as the log has them, the context, `at` (UTC, without its zone), `step` and the counts.
-    `carry` names further columns, which `rows` then has too. Beside the result three tables stay, whose names begin
-    with `name`.
+    `carry` names further columns, which `rows` then has too. `rows` is a view that is worked out when it is asked; it
+    and the two tables that it asks stay, under names that begin with `name`.
     """
     stated = engine.execute(parts.aggregate(**{count: parts[count].count() for count in COUNTS})).to_pylist()[0]
     counted = tuple(count for count in COUNTS if stated[count])
@@ -195,7 +195,7 @@ def costs(
     numbered = numbered.select(*(placed[each] for each in own), uses_table.use)
     band = [numbered.use == prices.use, numbered.step > prices.above, numbered.step <= prices.up_to]
     met = numbered.join(prices, band)
-    return Rates(engine.keep(name, _costed(met, counted, meters, carry)), prices, uses_table, meters)
+    return Rates(engine.view(name, _costed(met, counted, meters, carry)), prices, uses_table, meters)
 
 
 _ALWAYS_PRICED = ("input", "cache_read_input")

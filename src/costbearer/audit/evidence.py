@@ -140,7 +140,7 @@ def gathered(
         book=book,
         records=records,
         rates=rates,
-        calls=logs.keep("calls", _concluded(logs, rates, carried, counted, now)),
+        calls=logs.keep("calls", _concluded(rates, _places(logs, calls), carried, counted, now)),
         counted=counted,
         now=now,
         contract=contract,
@@ -233,11 +233,18 @@ def _in_cents(logs: Logs, rates: Rates, unsure: Sequence[int]) -> list[int]:
     ]
 
 
-def _concluded(logs: Logs, rates: Rates, carried: Sequence[str], counted: Sequence[str], now: datetime) -> Any:
+def _places(logs: Logs, calls: Any) -> dict[int, int | None]:
+    """By source the most places in which any of its costs is stated."""
+    found = logs.execute(calls.group_by("file").aggregate(places=calls.cost_places.max())).to_pylist()
+    return {row["file"]: row["places"] for row in found}
+
+
+def _concluded(
+    rates: Rates, places: Mapping[int, int | None], carried: Sequence[str], counted: Sequence[str], now: datetime
+) -> Any:
     """The calls with what follows from each alone."""
     rows = rates.rows
-    places = logs.execute(rows.group_by("file").aggregate(places=rows.cost_places.max())).to_pylist()
-    tolerance = _tolerances({row["file"]: row["places"] for row in places})
+    tolerance = _tolerances(places)
     noise = ibis.literal(NOISE_USD, MONEY)
     rounded = [(rows.file == file, ibis.literal(usd, MONEY)) for file, usd in tolerance.items()]
     tolerated = ibis.cases(*rounded, else_=noise) if rounded else noise

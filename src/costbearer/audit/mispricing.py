@@ -163,7 +163,8 @@ def _otherwise_served(evidence: Evidence, calls: Any) -> Any:
         evidence.logs, parts, evidence.book, resolve, contract=evidence.contract, carry=carry, name="otherwise"
     )
     rated = rates.rows
-    hits = rated.filter((rated.stated_usd - rated.computed_usd).abs() <= rated.tolerated)
+    near = (rated.stated_usd - rated.computed_usd).abs() <= rated.tolerated
+    hits = evidence.logs.keep("hits", rated.filter(near))
     best = hits.group_by("other_row").aggregate(number=hits.number.min())
     met = hits.join(best, [hits.other_row == best.other_row, hits.number == best.number])
     return met.select(hits.other_row, hits.other_code, hits.other_says)
