@@ -98,6 +98,14 @@ def test_what_states_no_counts(tmp_path: Path) -> None:
     assert (found.records, found.cost_usd, found.unknown) == (1, None, 1)
 
 
+def test_a_call_that_failed_before_it_said_anything_costs_nothing(tmp_path: Path) -> None:
+    def change(row: Row) -> None:
+        row.update(status="failure", spend=0, completion_tokens=0)
+        row["metadata"] = json.dumps({"user_api_key_team_alias": "search"})
+
+    assert "zero_cost_with_tokens" not in by_code(changed(change, tmp_path))
+
+
 def test_a_tag_that_is_an_id(tmp_path: Path) -> None:
     calls = [replace(call, tags=(*call.tags, ("request", f"r{number}"))) for number, call in enumerate(clean(1500))]
     file = tmp_path / "log.jsonl"

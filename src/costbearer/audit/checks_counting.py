@@ -201,7 +201,10 @@ def _cost_without_tokens(evidence: Evidence) -> Any:
 
 def _zero_cost(evidence: Evidence) -> Any:
     calls = evidence.calls
-    found = calls.filter((calls.stated_usd == 0) & (calls.expected_usd > 0) & calls.tokens)
+    # A call that failed before it said anything is not billed, whatever was counted of its prompt.
+    failed = (calls.status == "error") & (ibis.coalesce(_count(evidence, calls, "output_tokens"), 0) == 0)
+    charged = (calls.stated_usd == 0) & (calls.expected_usd > 0) & calls.tokens
+    found = calls.filter(charged & ~ibis.coalesce(failed, False))
     return found.select("row", subject=ibis.coalesce(found.model, "(none)"), usd=(-found.expected_usd).cast(MONEY))
 
 

@@ -156,10 +156,15 @@ def _cleaned(logs: Logs, records: Any) -> Any:
         column = records[name]
         short = records.filter(column.length() <= PLACEHOLDER_CHARS_MAX)
         values = logs.execute(short.select(name).distinct()).column(0).to_pylist()
-        empty = [value for value in values if value is not None and labels.fault(value) is not None]
+        empty = [value for value in values if value is not None and _says_nothing(value)]
         if empty:
             changed[name] = ibis.ifelse(column.isin(empty), ibis.null("string"), column)
     return records.mutate(**changed) if changed else records
+
+
+def _says_nothing(value: str) -> bool:
+    bare = labels.folded(value)
+    return labels.is_blank(value) or not bare or bare in labels.PLACEHOLDERS
 
 
 def _attributed(logs: Logs, records: Any, ownership: Ownership | None) -> Any:

@@ -97,9 +97,14 @@ def taken(
         matches = recognised(file.head, wanted, columns)
         if not matches:
             unread(Unread(file.name, 0, _unrecognised(file, wanted)))
+        readings: list[Source] = []
         for match in matches:
-            sources.append(_taken(logs, file, len(sources), match.format, match.steps))
-            _tell_unreadable(logs, sources[-1], unread, mixed=len(matches) > 1)
+            readings.append(_taken(logs, file, len(sources) + len(readings), match.format, match.steps))
+            for line, why in logs.rejected:
+                unread(Unread(file.name, line, why))
+        sources += readings
+        if len({source.steps for source in readings}) == 1:
+            _tell_unreadable(logs, readings, unread)
     if not sources:
         why = "; ".join(f"{each.file}{f':{each.line}' if each.line else ''}: {each.why}" for each in unread.kept[:3])
         raise InputInvalid(f"nothing could be read: {why}")
@@ -150,14 +155,12 @@ def _taken(logs: Logs, file: LogFile, number: int, format_: LogFormat, steps: tu
     return Source(number, file, format_, steps, first, until, tuple(line for line, _ in logs.rejected))
 
 
-def _tell_unreadable(logs: Logs, source: Source, unread: _Unread, *, mixed: bool) -> None:
-    """Say which rows are no records. Where formats are mixed, one format's rows are not the other's faults."""
-    if mixed:
-        return
-    count, rows = logs.unreadable(source.number, UNREAD_SHOWN)
-    for row, line in rows:
-        place = line if line is not None else source.line(row)
-        unread(Unread(source.file.name, place or 0, f"not a record of {source.format.title}"))
+def _tell_unreadable(logs: Logs, readings: Sequence[Source], unread: _Unread) -> None:
+    """Say which rows are no records of any format of a file."""
+    first = readings[0]
+    count, rows = logs.unreadable([(source.number, source.first) for source in readings], UNREAD_SHOWN)
+    titles = " or ".join(source.format.title for source in readings)
+    for place, line in rows:
+        number = line if line is not None else first.line(first.first + place)
+        unread(Unread(first.file.name, number or 0, f"not a record of {titles}"))
     unread.count += count - len(rows)
-    for line, why in logs.rejected:
-        unread(Unread(source.file.name, line, why))

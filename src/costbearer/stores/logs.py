@@ -152,12 +152,18 @@ class Logs:
         """Say that all is read: from now on the order in which rows are written means nothing, which saves memory."""
         self._run("SET preserve_insertion_order = false")
 
-    def unreadable(self, number: int, shown: int) -> tuple[int, list[tuple[int, int | None]]]:
-        """How many rows of a source are no records, and the first of them with their lines, where these are known."""
-        no_record = f"FROM {RECORDS} WHERE file = {number} AND kind IS NULL"
-        count = self._scalar(f"SELECT count(*) {no_record}")
-        rows = self._run(f"SELECT rowid, line {no_record} ORDER BY rowid LIMIT {shown}") if count else []
-        return count, [(row, line) for row, line in rows]
+    def unreadable(self, sources: Sequence[tuple[int, int]], shown: int) -> tuple[int, list[tuple[int, int | None]]]:
+        """How many rows are no records, and the first of them by their place in the file, with their lines, if known.
+
+        `sources` are the number and the first row of each reading of one file: what is a record in any of them is one.
+        """
+        each = " INTERSECT ".join(
+            f"SELECT rowid - {first} AS place, line FROM {RECORDS} WHERE file = {number} AND kind IS NULL"
+            for number, first in sources
+        )
+        count = self._scalar(f"SELECT count(*) FROM ({each})")
+        rows = self._run(f"SELECT place, line FROM ({each}) ORDER BY place LIMIT {shown}") if count else []
+        return count, [(place, line) for place, line in rows]
 
     def stream(self, name: str, batches: pa.RecordBatchReader, shown: int) -> tuple[Path, tuple[Any, ...]]:
         """A table from elsewhere, and its first rows."""
