@@ -221,6 +221,17 @@ def test_a_bomb_among_logs_stops_none_of_them(tmp_path: Path) -> None:
     assert "expansion_ratio_max" in result.unread[0].why
 
 
+def test_a_document_may_be_one_line_longer_than_a_line_may_be(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in TEXT.splitlines()]
+    file = tmp_path / "log.json"
+    for end in ("", "\n"):
+        file.write_text(json.dumps({"data": rows}) + end)
+        assert file.stat().st_size > 2 * 8192
+        result = audited(file, limits=Limits(line_bytes=8192))
+        assert same(result)
+        assert result.unread_count == 0
+
+
 def test_a_document_that_is_too_large_says_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "log.json"
     file.write_text(json.dumps([json.loads(line) for line in TEXT.splitlines()], indent=1))

@@ -252,12 +252,23 @@ class _Careful:
 def _sound(source: Path, target: Path, name: str, limits: Limits, unread: Told, start: bytes) -> Path:
     """A file with the same lines, which the engine can read."""
     encoding = _UTF16.get(start[:2])
+    if start.lstrip()[:1] in {b"[", b"{"} and _is_one_line(source, limits):
+        limits = limits._replace(line_bytes=limits.document_bytes)
     if encoding is None and not start.startswith(codecs.BOM_UTF8) and _is_sound(source, limits):
         return source if _ends_its_last_line(source) else _with_an_end(source, target)
     with source.open("rb") as handle, target.open("wb") as out:
         lines = _decoded_lines(handle, encoding) if encoding else _lines(handle, limits)
         _clean(lines, out, name, limits, unread)
     return target
+
+
+def _is_one_line(source: Path, limits: Limits) -> bool:
+    """Whether all of a file is one line longer than a line may be: a document that is not set over lines."""
+    if not limits.line_bytes < source.stat().st_size <= limits.document_bytes:
+        return False
+    with source.open("rb") as handle:
+        handle.readline(limits.document_bytes)
+        return not handle.read(1)
 
 
 def _ends_its_last_line(source: Path) -> bool:
@@ -337,6 +348,8 @@ def _told_apart(file: LogFile, limits: Limits, unread: Told) -> LogFile | None:
     values = [value for value in map(_json, whole) if isinstance(value, dict | list)]
     opening = text.lstrip()[:1]
     first = _json(next(filter(str.strip, whole), ""))
+    if complete and len(values) == 1 and len(head) > limits.line_bytes and len(list(filter(str.strip, whole))) == 1:
+        return file._replace(kind="document", head=tuple(values))
     # The first line of a document that is set over many lines is no value of its own.
     if values and (first is not None or opening not in "[{" or (opening == "{" and len(values) > 1)):
         return file._replace(kind="lines", head=tuple(values))
