@@ -12,9 +12,10 @@ from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
 from costbearer import money, reports
-from costbearer.console.api_reports import report_router
+from costbearer.console.api_reports import MEDIA, report_router
 from costbearer.console.security import error_document
 from costbearer.errors import CostbearerError
+from costbearer.reports.beside import Beside
 from costbearer.reports.query import PARAMETERS
 from costbearer.stores.duckdb import Ledger
 from tests.factories import make_entry, make_unknown
@@ -46,7 +47,7 @@ def client(ledger: Ledger) -> Iterator[TestClient]:
         return JSONResponse(error_document(error), status_code=error.http_status)
 
     app = FastAPI()
-    app.include_router(report_router(ledger.reader, lambda: COMPLETE_TO, lambda: NOW))
+    app.include_router(report_router(ledger.reader, lambda: Beside(complete_to=COMPLETE_TO), lambda: NOW))
     app.add_exception_handler(CostbearerError, told)
     with TestClient(app) as client:
         yield client
@@ -58,7 +59,7 @@ def test_a_report_is_the_table_of_the_ledger(client: TestClient, ledger: Ledger)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     with ledger.reader() as reader:
-        expected = reports.answer(reports.question("spend", pairs, now=NOW), reader, complete_to=COMPLETE_TO)
+        expected = reports.answer(reports.question("spend", pairs, now=NOW), reader, Beside(complete_to=COMPLETE_TO))
     assert answer.text == expected.to_json()
     assert answer.json()["complete_to"] == "2026-11-30T11:59:59.000005Z"
     assert reports.read(answer.json()) == expected
@@ -130,4 +131,4 @@ def test_openapi_describes_every_parameter(client: TestClient) -> None:
     described = {parameter["name"]: parameter for parameter in operation["parameters"]}
     assert set(described) == {"name", "format", *PARAMETERS}
     assert described["where"]["description"] == PARAMETERS["where"]
-    assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/csv"}
+    assert set(operation["responses"]["200"]["content"]) == {media.partition(";")[0] for media in MEDIA.values()}

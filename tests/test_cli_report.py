@@ -22,6 +22,7 @@ from costbearer.console.api_reports import report_router
 from costbearer.console.security import error_document
 from costbearer.errors import CostbearerError
 from costbearer.journal import Intent, JournalWriter, Outcome
+from costbearer.reports.beside import Beside
 from tests.factories import make_entry, make_intent, make_unknown
 from tests.ledgers import ledger_of
 
@@ -187,7 +188,7 @@ def server(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
     entries = [make_entry("20261122T193000-1a2b3c4d", number, team="remote") for number in range(1, 4)]
     with ledger_of(entries) as ledger:
         app = FastAPI()
-        app.include_router(report_router(ledger.reader, lambda: None))
+        app.include_router(report_router(ledger.reader, Beside))
         app.add_exception_handler(CostbearerError, told)
         running = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
         thread = threading.Thread(target=running.run)

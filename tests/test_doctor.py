@@ -90,7 +90,7 @@ def everything(bookkeeper: Bookkeeper) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
-CHECKS = ["posting", "journal", "seals", "entries", "rows", "cards", "ledger", "report", "metrics"]
+CHECKS = ["posting", "journal", "seals", "entries", "rows", "cards", "ledger", "roll-ups", "report", "metrics"]
 
 
 def test_everything_agrees(books: Books) -> None:
@@ -115,11 +115,11 @@ def only(found: dict[str, Finding], *failed: str) -> None:
 @pytest.mark.parametrize(
     ("statement", "failed"),
     [
-        ("UPDATE entries SET team = 'c' WHERE team = 'a'", {"rows", "ledger", "report", "metrics"}),
+        ("UPDATE entries SET team = 'c' WHERE team = 'a'", {"rows", "ledger", "roll-ups", "metrics"}),
         ("UPDATE entries SET feature = 'x' WHERE sequence = 2", {"rows"}),
         (
             "UPDATE entries SET started_at = started_at - INTERVAL 2 DAY WHERE sequence = 2",
-            {"rows", "ledger", "report"},
+            {"rows", "ledger", "roll-ups"},
         ),
         ("UPDATE entries SET calls = 2 WHERE sequence = 2", {"rows", "ledger", "metrics"}),
         ("UPDATE charges SET quantity = quantity + 1 WHERE sequence = 2 AND meter = 'output'", {"rows"}),
@@ -348,7 +348,7 @@ def test_the_api_answers_what_the_command_prints(books: Books) -> None:
     with TestClient(app) as client:
         document = client.get("/api/v1/doctor").json()
         assert document["ok"] is True
-        assert [finding["check"] for finding in document["findings"]] == [*CHECKS[:5], "ledger"]
+        assert [finding["check"] for finding in document["findings"]] == [*CHECKS[:5], "ledger", "roll-ups"]
         answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     lines = answer.text.splitlines()

@@ -17,8 +17,9 @@ from costbearer.bookkeeper import Bookkeeper
 from costbearer.corrections import never
 from costbearer.imports import Imported, batches, post
 from costbearer.ledger import Entry, faults
-from costbearer.reports.query import SpendQuery
-from costbearer.reports.spend import spend
+from costbearer.reports import spend
+from costbearer.reports.beside import NOTHING
+from costbearer.reports.query import Query
 from costbearer.stores.duckdb import Ledger
 from tests.auditing import evidence
 from tests.factories import make_entry
@@ -153,9 +154,9 @@ def test_what_a_cost_rests_on(tmp_path: Path) -> None:
 
 def test_reports_reach_back_before_the_gateway(tmp_path: Path, ledger: Ledger, books: Bookkeeper) -> None:
     post(ledger, books, made(written(CALLS, tmp_path)), never)
-    query = SpendQuery.parse([("by", "team"), ("since", "2026-10")], now=datetime(2026, 11, 1, tzinfo=UTC))
+    query = Query.parse([("by", "team"), ("since", "2026-10")], now=datetime(2026, 11, 1, tzinfo=UTC))
     with ledger.reader() as reader:
-        table = spend(reader, query)
+        table = spend.answer(reader, query, NOTHING)
     rows = {str(row[0]): row for row in table.rows}
     assert set(rows) == {"search", "support", "billing"}
     assert table.totals["total_usd"] == COST

@@ -19,8 +19,9 @@ from costbearer.config import Config
 from costbearer.contract import Prices
 from costbearer.dialects.registry import all_dialects
 from costbearer.jobs import GONE, Poller
-from costbearer.reports.query import SpendQuery
-from costbearer.reports.spend import spend
+from costbearer.reports import spend
+from costbearer.reports.beside import NOTHING
+from costbearer.reports.query import Query
 from costbearer.simulator import RunningSimulator, running_simulator
 from costbearer.stores.duckdb import Ledger
 from tests.harness import BOOK, Gateway, gateway, make_config, run
@@ -66,9 +67,9 @@ def books_total(simulator: RunningSimulator) -> Decimal:
 
 
 def reported(ledger: Ledger) -> dict[str, Any]:
-    query = SpendQuery.parse([("since", "2000-01-01"), ("until", "2100-01-01")], now=datetime.now(UTC))
+    query = Query.parse([("since", "2000-01-01"), ("until", "2100-01-01")], now=datetime.now(UTC))
     with ledger.reader() as reader:
-        document: dict[str, Any] = msgspec.json.decode(spend(reader, query).to_json())
+        document: dict[str, Any] = msgspec.json.decode(spend.answer(reader, query, NOTHING).to_json())
     return document
 
 

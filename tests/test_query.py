@@ -10,23 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costbearer.errors import QueryInvalid
-from costbearer.reports.query import (
-    BY_MAX,
-    DIMENSIONS,
-    NONE,
-    VALUE_CHARACTERS_MAX,
-    WHERE_MAX,
-    Period,
-    SpendQuery,
-    Unit,
-    bucket,
-    dimension,
-    instant,
-    parse_instant,
-    span_of,
-    spell_start,
-    value_of,
-)
+from costbearer.reports.dimensions import DIMENSIONS, NONE, bucket, dimension, value_of
+from costbearer.reports.periods import ZONE_UTC, Period, Unit, instant, parse_instant
+from costbearer.reports.query import BY_MAX, VALUE_CHARACTERS_MAX, WHERE_MAX, Query
 
 NOW = datetime(2026, 11, 22, 19, 34, 12, 123456, tzinfo=UTC)
 MOMENTS = st.integers(min_value=10**15, max_value=7 * 10**15).map(
@@ -38,8 +24,8 @@ def utc(*parts: int) -> datetime:
     return datetime(*parts, tzinfo=UTC)  # type: ignore[misc,arg-type]
 
 
-def parse(*pairs: tuple[str, str], now: datetime = NOW) -> SpendQuery:
-    return SpendQuery.parse(pairs, now=now)
+def parse(*pairs: tuple[str, str], now: datetime = NOW) -> Query:
+    return Query.parse(pairs, now=now)
 
 
 def faults(*pairs: tuple[str, str]) -> dict[str, str]:
@@ -59,7 +45,7 @@ def test_every_dimension_of_the_interface_is_known() -> None:
 
 def test_defaults_are_the_team_and_the_month_so_far() -> None:
     query = parse()
-    assert query == SpendQuery(("team",), (), Period(utc(2026, 11, 1), NOW))
+    assert query == Query(("team",), (), Period(utc(2026, 11, 1), NOW))
 
 
 @pytest.mark.parametrize(
@@ -239,10 +225,10 @@ def test_a_bucket_of_time_stands_for_the_period_it_names(moment: datetime, unit:
         start = start.replace(day=1)
     if unit == "week":
         start -= timedelta(days=start.weekday())
-    period = span_of(unit, spell_start(unit, start))
+    period = ZONE_UTC.span_of(unit, ZONE_UTC.spell(unit, start))
     assert period.since == start
     assert period.since <= moment < period.until
-    assert spell_start(unit, period.until) != spell_start(unit, start)
+    assert ZONE_UTC.spell(unit, period.until) != ZONE_UTC.spell(unit, start)
 
 
 def texts(**limits: Any) -> st.SearchStrategy[str]:
@@ -250,12 +236,12 @@ def texts(**limits: Any) -> st.SearchStrategy[str]:
 
 
 @st.composite
-def queries(draw: st.DrawFn) -> SpendQuery:
+def queries(draw: st.DrawFn) -> Query:
     names = st.sampled_from([name for name, found in DIMENSIONS.items() if not found.unit] + ["tag:shift"])
     where = draw(st.dictionaries(names, st.lists(texts(), min_size=1, max_size=3, unique=True), max_size=3))
     ends = sorted(draw(st.lists(MOMENTS, min_size=4, max_size=4, unique=True)))
     compare = draw(st.none() | st.just(Period(ends[0], ends[1])))
-    return SpendQuery(
+    return Query(
         by=tuple(draw(st.lists(names, min_size=1, max_size=4, unique=True))),
         where=tuple((name, tuple(values)) for name, values in where.items()),
         period=Period(ends[2], ends[3]),
@@ -265,12 +251,12 @@ def queries(draw: st.DrawFn) -> SpendQuery:
 
 
 @given(queries())
-def test_a_query_is_read_back_from_its_parameters(query: SpendQuery) -> None:
+def test_a_query_is_read_back_from_its_parameters(query: Query) -> None:
     assert parse(*query.parameters()) == query
 
 
 @given(queries())
-def test_the_command_prints_harmlessly(query: SpendQuery) -> None:
+def test_the_command_prints_harmlessly(query: Query) -> None:
     assert query.command().isprintable()
 
 

@@ -19,8 +19,9 @@ from costbearer.journal import JournalWriter
 from costbearer.ledger import Entry
 from costbearer.prices import Context, PriceBook
 from costbearer.rating import rate
-from costbearer.reports.query import SpendQuery
-from costbearer.reports.spend import spend
+from costbearer.reports import spend
+from costbearer.reports.beside import NOTHING
+from costbearer.reports.query import Query
 from costbearer.restate import Period, restate
 from costbearer.stores import archive
 from costbearer.stores.duckdb import Ledger
@@ -74,9 +75,9 @@ def books(tmp_path: Path) -> Iterator[tuple[JournalWriter, Ledger, Bookkeeper]]:
 
 
 def totals(ledger: Ledger) -> tuple[Decimal, int, int, int, int]:
-    query = SpendQuery.parse([("by", "model"), ("since", "2000-01-01"), ("until", "2100-01-01")], now=datetime.now(UTC))
+    query = Query.parse([("by", "model"), ("since", "2000-01-01"), ("until", "2100-01-01")], now=datetime.now(UTC))
     with ledger.reader() as reader:
-        document = msgspec.json.decode(spend(reader, query).to_json())
+        document = msgspec.json.decode(spend.answer(reader, query, NOTHING).to_json())
     rows = document["rows"]
     return (
         Decimal(document["total_usd"]),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from costbearer import money
-from costbearer.reports.query import SpendQuery
+from costbearer.reports.query import Query
 from costbearer.reports.spend import columns
 from costbearer.reports.table import Cell, Empty, Table, visible
 
@@ -30,7 +30,7 @@ def table_of(
     empty: Empty | None = None,
 ) -> Table:
     """A table of rows as a report would make it, with its total counted from them."""
-    query = SpendQuery.parse(pairs, now=NOW)
+    query = Query.parse(pairs, now=NOW)
     named = columns(query)
     counted: dict[str, int | Decimal | None] = {
         "unknown_bound_usd": money.ZERO,
@@ -49,7 +49,7 @@ def table_of(
 
 
 def row(key: str, cost: str, share: float | None = 0.5, *, calls: int = 2, unknown: int = 0) -> tuple[Cell, ...]:
-    return (key, calls, calls, 1234 * calls, 56 * calls, money.usd(cost), share, unknown)
+    return (key, calls, calls, 1234 * calls, 56 * calls, money.usd(cost), share, unknown, money.usd(cost))
 
 
 PLAIN = table_of(
@@ -111,10 +111,10 @@ reproduce: costbearer report spend --by team --where env=prod --where 'env=(none
 def test_the_text_of_a_comparison_tells_unknown_from_nothing() -> None:
     table = table_of(
         [
-            ("search", 2, 2, 1000, 200, money.usd("3"), 1.0, 0, 1, 0, money.usd("1"), money.usd("2")),
-            ("support", 1, 1, 0, 0, money.ZERO, 0.0, 1, 1, 0, money.usd("2"), money.usd("-2")),
-            ("older", 1, 1, 10, 2, money.usd("0.5"), 0.1, 0, 3, 3, money.ZERO, money.usd("0.5")),
-            ("gone", 0, 0, 0, 0, money.ZERO, 0.0, 0, 1, 0, money.usd("0.00125"), money.usd("-0.00125")),
+            ("search", 2, 2, 1000, 200, money.usd("3"), 1.0, 0, money.usd("3"), 1, 0, money.usd("1"), money.usd("2")),
+            ("support", 1, 1, 0, 0, money.ZERO, 0.0, 1, money.ZERO, 1, 0, money.usd("2"), money.usd("-2")),
+            ("older", 1, 1, 10, 2, money.usd("0.5"), 0.1, 0, money.usd("0.5"), 3, 3, money.ZERO, money.usd("0.5")),
+            ("gone", 0, 0, 0, 0, money.ZERO, 0.0, 0, money.ZERO, 1, 0, money.usd("0.00125"), money.usd("-0.00125")),
         ],
         *[("by", "team"), ("where", "env=prod"), ("where", "env=(none)"), ("where", "agent=writer")],
         *[("since", "2026-11-08"), ("until", "2026-11-15"), ("compare", "previous"), ("sort", "delta")],
@@ -205,10 +205,10 @@ def test_markup_and_emoji_codes_are_only_text() -> None:
 
 def test_the_csv_of_a_plain_report() -> None:
     assert PLAIN.to_csv() == (
-        "team,calls,requests,input_tokens,output_tokens,cost_usd,share,unknown_calls\n"
-        "search,2,2,2468,112,1234.500000000000,0.9999,0\n"
-        "support,2,2,2468,112,0.000236800000,0.0001,0\n"
-        "(none),1,1,1234,56,0.000000000000,0.0,0\n"
+        "team,calls,requests,input_tokens,output_tokens,cost_usd,share,unknown_calls,effective_cost_usd\n"
+        "search,2,2,2468,112,1234.500000000000,0.9999,0,1234.500000000000\n"
+        "support,2,2,2468,112,0.000236800000,0.0001,0,0.000236800000\n"
+        "(none),1,1,1234,56,0.000000000000,0.0,0,0.000000000000\n"
     )
 
 
@@ -243,7 +243,7 @@ ROWS = st.lists(
 @given(ROWS)
 def test_json_csv_and_text_show_the_same_numbers(drawn: list[tuple[str, int, Decimal, float | None, int]]) -> None:
     rows: list[tuple[Cell, ...]] = [
-        (name, calls, calls, calls, calls, money.usd(cost), share, unknown)
+        (name, calls, calls, calls, calls, money.usd(cost), share, unknown, money.usd(cost))
         for name, calls, cost, share, unknown in drawn
     ]
     table = table_of(rows)

@@ -12,7 +12,6 @@ import pytest
 from costbearer import money, reports
 from costbearer.errors import QueryInvalid, RemoteFailed
 from costbearer.ledger import Entry
-from costbearer.reports import unknown
 from tests.factories import make_entry, make_unknown
 from tests.ledgers import reader_of
 
@@ -78,7 +77,7 @@ def test_it_reads_back_from_json_as_it_was() -> None:
     assert again.to_json() == table.to_json()
     assert again.to_csv() == table.to_csv()
     with pytest.raises(RemoteFailed):
-        unknown.read({"report": "unknown"})
+        reports.read({"report": "unknown"})
 
 
 def test_what_it_does_not_take_is_named() -> None:

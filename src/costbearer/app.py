@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from costbearer.corrections import Closed
     from costbearer.gateway.worker import Worker
     from costbearer.ledger import Entry
+    from costbearer.reports.beside import Beside
+    from costbearer.reports.periods import Zone
     from costbearer.stores.duckdb import Ledger
     from costbearer.stores.periods import Periods
 
@@ -242,6 +244,9 @@ def _routers(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Pe
         with importing:
             return post(ledger, bookkeeper, batch, periods.as_of_now()).document()
 
+    def others() -> Beside:
+        return _beside(config, bookkeeper)
+
     def amortised(span: Period, apply: bool) -> dict[str, Any]:
         contract, closed, now = _contract(config), periods.as_of_now(), datetime.now(UTC)
         return amortise(ledger, bookkeeper, contract, **span._asdict(), now=now, apply=apply, closed=closed)
@@ -251,7 +256,7 @@ def _routers(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Pe
         return restate(ledger, bookkeeper, prices, span, apply=apply, closed=closed)
 
     return [
-        report_router(ledger.reader, lambda: bookkeeper.complete_to),
+        report_router(ledger.reader, others, home=home_zone(config)),
         entries_router(ledger.reader),
         imports_router(imported),
         metrics_router(ledger.reader, bookkeeper.progress),
@@ -267,7 +272,43 @@ def _contract(config: Config) -> Contract | None:
     return load_prices(config.prices_dir).contract
 
 
+def _beside(config: Config, bookkeeper: Bookkeeper) -> Beside:
+    """What reports look at beside the ledger, as it is now."""
+    from costbearer.reports.beside import Beside, Sealed
+    from costbearer.stores.segments import seal_of
+
+    def sealed(journal: str, sequence: int) -> Sealed | None:
+        found = seal_of(config.journal_dir / journal, sequence)
+        return None if found is None else Sealed(found[0].segment, found[1], found[0].parquet_sha256)
+
+    return Beside(
+        complete_to=bookkeeper.complete_to,
+        prices=functools.partial(load_prices, config.prices_dir),
+        seal=sealed,
+    )
+
+
+def home_zone(config: Config) -> Zone:
+    """The reporting time zone.
+
+    Raises:
+        ConfigInvalid: the setting names none.
+    """
+    from costbearer.reports.periods import zone
+
+    try:
+        return zone(config.text("reports.time_zone"))
+    except ValueError as error:
+        raise ConfigInvalid(f"reports.time_zone: {error}") from None
+
+
 # -- a command without a server
+
+
+@contextlib.contextmanager
+def beside(config: Config, bookkeeper: Bookkeeper) -> Iterator[Beside]:
+    """What reports look at beside the ledger, for one command."""
+    yield _beside(config, bookkeeper)
 
 
 @contextlib.contextmanager

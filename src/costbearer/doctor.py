@@ -139,6 +139,7 @@ def examine(
             audit.journal(directory, positions.get(directory.name))
         findings += audit.findings()
         findings.append(_against_ledger(reader, audit.sums))
+        findings.append(_rollups(reader))
         if report_totals is not None:
             findings.append(_against_report(reader, audit.sums, report_totals))
         if metrics_text is not None:
@@ -441,6 +442,13 @@ def _sums(row: Mapping[str, Any]) -> Sums:
     """A row of `Reader.grouped`; without entries the sums of counts are NULL."""
     counts = row["entries"], row["calls"] or 0, row["requests"] or 0, row["unknown_calls"]
     return Sums(counts[0], row["cost_usd"], *counts[1:])
+
+
+def _rollups(reader: Reader) -> Finding:
+    wrong, groups = reader.rollups_difference()
+    if wrong:
+        return Finding("roll-ups", False, f"{wrong} of {groups} hourly sums are not what the entries add up to")
+    return Finding("roll-ups", True, f"{groups} hourly sums equal the entries in every figure")
 
 
 def _against_report(reader: Reader, sums: Mapping[Key, Sums], report_totals: ReportTotals) -> Finding:

@@ -1,11 +1,11 @@
-"""`costbearer report`: what was spent, by whom and on what."""
+"""`costbearer report`: what was spent, by whom and on what. One command for each report, made from what it takes."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -14,9 +14,10 @@ import msgspec
 
 from costbearer import reports
 from costbearer.cli.client import Local, Remote, with_client
-from costbearer.cli.output import csv_option, json_option, one_of, print_json
-from costbearer.errors import RemoteFailed
-from costbearer.reports.query import DIMENSIONS, PARAMETERS
+from costbearer.cli.output import csv_option, json_option, print_json
+from costbearer.errors import InputInvalid, RemoteFailed
+from costbearer.reports.dimensions import DIMENSIONS
+from costbearer.reports.query import PARAMETERS, Form
 
 if TYPE_CHECKING:
     from costbearer.config import Config
@@ -24,7 +25,23 @@ if TYPE_CHECKING:
 
 Pairs = list[tuple[str, str]]
 
-_METAVARS = {"by": "DIM[,DIM...]", "where": "DIM=VALUE", "since": "T", "until": "T", "compare": "previous|T..T"}
+_METAVARS = {
+    "by": "DIM[,DIM...]",
+    "where": "DIM=VALUE",
+    "since": "T",
+    "until": "T",
+    "compare": "previous|T..T",
+    "sort": "cost|delta|name",
+    "tz": "ZONE",
+    "limit": "N",
+    "per": "UNIT[,UNIT...]",
+    "as": "MODEL",
+    "cache_rate": "SHARE",
+    "at": "list|contract",
+}
+_MANY = frozenset({"by", "where"})
+FORMS = ("table", "json", "csv", "xlsx", "markdown")
+_EPILOG = f"DIM is {', '.join(DIMENSIONS)} or tag:NAME. The missing value is (none)."
 
 
 @click.group()
@@ -32,58 +49,81 @@ def report() -> None:
     """What was spent, by whom and on what."""
 
 
-def _question(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds one option for each parameter a question can have, with the help text of the API."""
-    for name in reversed(list(PARAMETERS)):
-        function = click.option(
-            f"--{name}",
-            metavar=_METAVARS.get(name, "cost|delta|name"),
-            multiple=name in {"by", "where"},
-            help=PARAMETERS[name][0].upper() + PARAMETERS[name][1:] + ".",
-        )(function)
-    return function
+def _command(form: Form) -> click.Command:
+    """The command of one report: one option for each parameter it takes, with the help text of the API."""
+
+    @with_client
+    @json_option
+    @csv_option
+    @click.option("--format", "shape", type=click.Choice(FORMS), help="The form of the answer.  [default: table]")
+    @click.option("--digest", type=click.Choice(["markdown"]), help="The same as --format, for a message.")
+    @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
+    def run(client: Local | Remote, as_json: bool, as_csv: bool, **given: Any) -> None:
+        shape = _shape(as_json, as_csv, given.pop("shape"), given.pop("digest"))
+        output = given.pop("output")
+        if shape == "xlsx" and output is None and sys.stdout.isatty():
+            raise click.UsageError("a workbook is no text; name a file with -o", click.get_current_context())
+        pairs: Pairs = []
+        for name, text in given.items():
+            if isinstance(text, tuple):
+                pairs += [(name, each) for each in text]
+            elif text is not None:
+                pairs.append((name, text))
+        _show(_ask(client, form.name, pairs), shape, output)
+
+    run.__doc__ = form.tells
+    command = click.command(form.name, help=form.tells, epilog=_EPILOG if "where" in form.takes else None)(run)
+    named = [name for name in PARAMETERS if name in form.takes]
+    command.params = [*(_option(name, form) for name in named), *command.params]
+    return command
 
 
-@report.command(epilog=f"DIM is {', '.join(DIMENSIONS)} or tag:NAME. The missing value is (none).")
-@with_client
-@_question
-@json_option
-@csv_option
-def spend(client: Local | Remote, as_json: bool, as_csv: bool, **given: str | tuple[str, ...] | None) -> None:
-    """Calls, tokens and exact cost by any dimensions.
-
-    The period is half open: --since belongs to it, --until does not. Costs that are not known are counted, never taken
-    for nothing, and the rows add up to the total to the last digit.
-    """
-    one_of(as_json, as_csv)
-    pairs: Pairs = [("by", ",".join(given["by"] or ()))] if given["by"] else []
-    pairs += [("where", text) for text in given["where"] or ()]
-    pairs += [(name, text) for name, text in given.items() if isinstance(text, str)]
-    _show(_ask(client, "spend", pairs), as_json=as_json, as_csv=as_csv)
+def _option(name: str, form: Form) -> click.Parameter:
+    if name == form.argument:
+        return click.Argument([name], metavar=name.upper())
+    meaning = PARAMETERS[name][0].upper() + PARAMETERS[name][1:]
+    usual = {"by": form.by, "compare": form.compare, "per": form.per}.get(name)
+    return click.Option(
+        ["--" + name.replace("_", "-"), name],
+        metavar=_METAVARS[name],
+        multiple=name in _MANY,
+        help=meaning + "." + (f"  [default: {usual}]" if usual else ""),
+    )
 
 
-@report.command()
-@with_client
-@click.option("--where", metavar="DIM=VALUE", multiple=True, help="Only calls like this.")
-@click.option("--since", metavar="T", help=PARAMETERS["since"][0].upper() + PARAMETERS["since"][1:] + ".")
-@click.option("--until", metavar="T", help=PARAMETERS["until"][0].upper() + PARAMETERS["until"][1:] + ".")
-@json_option
-@csv_option
-def unknown(client: Local | Remote, where: tuple[str, ...], as_json: bool, as_csv: bool, **given: str | None) -> None:
-    """Calls whose cost is not known: why, how much it can be, and what would make it known."""
-    one_of(as_json, as_csv)
-    pairs: Pairs = [("where", text) for text in where]
-    pairs += [(name, text) for name, text in given.items() if text is not None]
-    _show(_ask(client, "unknown", pairs), as_json=as_json, as_csv=as_csv)
+def _shape(as_json: bool, as_csv: bool, shape: str | None, digest: str | None) -> str:
+    said = [name for name, on in (("json", as_json), ("csv", as_csv)) if on]
+    said += [name for name in (shape, digest) if name is not None]
+    if len(said) > 1:
+        raise click.UsageError(
+            "--json, --csv, --format and --digest say the form of one answer; choose one", click.get_current_context()
+        )
+    return said[0] if said else "table"
 
 
-def _show(table: Table, *, as_json: bool, as_csv: bool) -> None:
-    if as_json:
+def _show(table: Table, shape: str, output: Path | None) -> None:
+    if output is not None:
+        made = table.to_xlsx() if shape == "xlsx" else _text(table, shape, None).encode()
+        try:
+            output.write_bytes(made)
+        except OSError as error:
+            raise InputInvalid(f"{output} cannot be written: {error.strerror}") from None
+        click.echo(f"{table.title}: {len(table.rows):,} rows are in {output}.", err=True)
+    elif shape == "xlsx":
+        sys.stdout.buffer.write(table.to_xlsx())
+    elif shape == "json":
         print_json(table.document())
-    elif as_csv:
-        click.echo(table.to_csv(), nl=False)
     else:
-        click.echo(table.to_text(shutil.get_terminal_size().columns if sys.stdout.isatty() else None), nl=False)
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        click.echo(_text(table, shape, width), nl=False)
+
+
+def _text(table: Table, shape: str, width: int | None) -> str:
+    if shape == "json":
+        return table.to_json() + "\n"
+    if shape == "csv":
+        return table.to_csv()
+    return table.to_markdown() if shape == "markdown" else table.to_text(width)
 
 
 def _ask(client: Local | Remote, name: str, pairs: Pairs) -> Table:
@@ -106,10 +146,14 @@ def answer_locally(config: Config, name: str, pairs: Pairs) -> Table:
         NotFound: there is no such directory; making one would answer a mistyped path with "nothing was spent".
         DataDirectoryBusy: another command has the ledger open.
     """
-    query = reports.question(name, pairs, now=datetime.now(UTC))
-    from costbearer.app import books
+    from costbearer.app import beside, books, home_zone
 
+    query = reports.question(name, pairs, now=datetime.now(UTC), home=home_zone(config))
     with books(config) as (ledger, bookkeeper, _):
         bookkeeper.catch_up()
-        with ledger.reader() as reader:
-            return reports.answer(query, reader, complete_to=bookkeeper.complete_to)
+        with beside(config, bookkeeper) as others, ledger.reader() as reader:
+            return reports.answer(query, reader, others)
+
+
+for _report in reports.REPORTS.values():
+    report.add_command(_command(_report.form))

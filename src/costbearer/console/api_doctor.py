@@ -16,8 +16,9 @@ from costbearer.console.metrics import metrics_text
 from costbearer.contract import Contract
 from costbearer.doctor import Finding, examine
 from costbearer.prices import PriceBook
-from costbearer.reports.query import SpendQuery
-from costbearer.reports.spend import spend
+from costbearer.reports import spend
+from costbearer.reports.beside import NOTHING
+from costbearer.reports.query import LIMIT_MAX, Query
 from costbearer.stores import archive
 from costbearer.stores.duckdb import Reader
 
@@ -63,8 +64,8 @@ def full_examination(bookkeeper: Bookkeeper, prices_dir: Path) -> list[Finding]:
 
 def report_totals(reader: Reader, dimension: str) -> dict[str, Decimal]:
     """The spend report over all time by one dimension, bucket by bucket, as the doctor compares it."""
-    query = SpendQuery.parse([("by", dimension), *_EVER], now=datetime.now(UTC))
-    table = spend(reader, query)
+    query = Query.parse([("by", dimension), ("limit", str(LIMIT_MAX)), *_EVER], now=datetime.now(UTC))
+    table = spend.answer(reader, query, NOTHING)
     at = [column.name for column in table.columns].index("cost_usd")
     totals: dict[str, Decimal] = {}
     for row in table.rows:

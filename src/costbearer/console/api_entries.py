@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from costbearer.reports.dimensions import DIMENSIONS
 from costbearer.reports.entries import LIMIT, LIMIT_MAX, EntriesQuery, page
-from costbearer.reports.query import DIMENSIONS, Reader
+from costbearer.reports.query import Reader
 
 _MEANINGS = {
     "since": "begin of the period in which calls started: 2026-11-01, RFC 3339, 7d or 24h ago; else the first",

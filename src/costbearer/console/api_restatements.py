@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from costbearer.reports.query import SpendQuery
+from costbearer.reports.query import Query as Question
 from costbearer.restate import Period
 
 
@@ -35,5 +35,5 @@ def period(since: str, until: str | None) -> Period:
         QueryInvalid: one of them is no time, or they are the wrong way round.
     """
     pairs = [("since", since), *([("until", until)] if until else [])]
-    found = SpendQuery.parse(pairs, now=datetime.now(UTC)).period
+    found = Question.parse(pairs, now=datetime.now(UTC)).period
     return Period(found.since, found.until)

@@ -17,7 +17,9 @@ import msgspec
 
 from costbearer import money
 from costbearer.errors import QueryInvalid
-from costbearer.reports.query import Reader, SpendQuery, dimension, instant
+from costbearer.reports.dimensions import dimension
+from costbearer.reports.periods import instant
+from costbearer.reports.query import Query, Reader
 from costbearer.usage import COUNTS
 
 LIMIT = 100
@@ -56,7 +58,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 class EntriesQuery(msgspec.Struct, frozen=True):
     """One page's question."""
 
-    filter: SpendQuery
+    filter: Query
     limit: int = LIMIT
     after: Cursor | None = None
 
@@ -90,7 +92,7 @@ class EntriesQuery(msgspec.Struct, frozen=True):
             faults |= error.fields
         since, until = single.get("since") or instant(_EVER[0]), single.get("until") or instant(_EVER[1])
         try:
-            query = SpendQuery.parse([*([] if faults else pairs), ("since", since), ("until", until)], now=now)
+            query = Query.parse([*([] if faults else pairs), ("since", since), ("until", until)], now=now)
         except QueryInvalid as error:
             raise QueryInvalid({**error.fields, **faults}) from None
         if faults:
@@ -171,7 +173,7 @@ def _filter_fault(name: str, text: str, now: datetime) -> str:
     except KeyError as error:
         return str(error.args[0])
     try:
-        SpendQuery.parse([("where", f"{name}={text}")], now=now)
+        Query.parse([("where", f"{name}={text}")], now=now)
     except QueryInvalid as error:
         return "; ".join(error.fields.values())
     return ""

@@ -1,7 +1,8 @@
-"""What a spend report is asked: dimensions, filters and periods, read from text and held as one frozen value.
+"""What a report is asked: dimensions, filters, periods and options, read from text and held as one frozen value.
 
-The command line, the API and the pages all build their question with `SpendQuery.parse`, so that the same words mean
-the same rows everywhere, and every answer can print the command that asks for it again.
+The command line, the API and the pages all build their question with `Query.parse`, so that the same words mean the
+same rows everywhere, and every answer can print the command that asks for it again. What each report takes is said by
+its `Form`.
 """
 
 from __future__ import annotations
@@ -10,26 +11,33 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
-from costbearer.attribution import FIELD_OF_TAG
 from costbearer.errors import QueryInvalid
+from costbearer.reports.dimensions import NONE, column_of, dimension, spelled, value_of
+from costbearer.reports.periods import FIRST, ZONE_UTC, Period, Zone, instant, parse_instant, shown, zone
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-NONE = "(none)"
-"""The bucket of the missing value. An empty text says nothing and counts as missing."""
-
-TAG = "tag:"
 PARAMETERS: Mapping[str, str] = {
-    "by": "dimensions to group by, DIM[,DIM...]; team unless given",
+    "id": "what is looked at: the id of a trace, session, request or entry, or an owner's name",
+    "by": "dimensions to group by, DIM[,DIM...]",
     "where": "only calls with DIM=VALUE; repeated: any of the values of one dimension, all of the dimensions",
     "since": "begin of the period: 2026-11-01, 2026-11, RFC 3339, 7d or 24h ago; the first of the month unless given",
     "until": "end of the period, excluded; now unless given",
     "compare": "period to compare with: previous, or T..T",
     "sort": "order of the rows: cost, delta (the size of the change) or name",
+    "tz": "time zone of days, weeks, months and of dates without a time, such as Europe/Berlin; reports.time_zone "
+    "unless given",
+    "limit": "most rows, 1 to 100000; what lies behind is one row, (the rest)",
+    "per": "units to divide by: request, session, trace, user, or the name of an imported business figure; "
+    "several with commas",
+    "as": "model to price the same usage at, MODEL or PROVIDER/MODEL",
+    "cache_rate": "share of the input tokens to price as cache reads, 0 to 1",
+    "at": "prices to use: list or contract; contract unless given",
 }
 """What a question can say, with the help text that the command line and the API description share."""
 SORTS: tuple[str, ...] = ("cost", "delta", "name")
@@ -37,21 +45,17 @@ BY_MAX = 8
 """More levels than anybody reads; each adds a column and multiplies the rows."""
 WHERE_MAX = 1000
 VALUE_CHARACTERS_MAX = 1024
-
-_SPELLS_NONE = re.compile(r"\\*\(none\)")
-_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST = datetime(2200, 1, 1, tzinfo=UTC)
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-_MONTH = re.compile(r"\d{4}-\d{2}")
-_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,6})?([Zz]|[+-]\d{2}:\d{2})")
-_AGO = re.compile(r"(\d{1,5})([dh])")
+LIMIT = 1000
+LIMIT_MAX = 100_000
+PER_MAX = 8
 
 Sort = Literal["cost", "delta", "name"]
-Unit = Literal["month", "week", "day", "hour"]
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_USUAL = ("by", "where", "since", "until", "compare", "sort", "tz", "limit")
 
 
 class Reader(Protocol):
-    """What a report needs of the ledger: its two tables as Ibis expressions, and a way to run one."""
+    """What a report needs of the ledger: its tables as Ibis expressions, and a way to run one."""
 
     @property
     def entries(self) -> Any: ...
@@ -59,189 +63,36 @@ class Reader(Protocol):
     @property
     def charges(self) -> Any: ...
 
+    @property
+    def rollups(self) -> Any | None:
+        """The hourly sums (see `facts`); None where the ledger keeps none."""
+
     def execute(self, expression: Any, /) -> pa.Table: ...
 
 
-class Dimension(NamedTuple):
-    """One way to slice. `column` makes the Ibis text column (NULL where missing) out of the entries table.
+class Form(NamedTuple):
+    """What one report can be asked: its name, what it tells, the parameters it takes and what they are unless given.
 
-    A dimension of time has a `unit` instead: its column is the start of the bucket as a timestamp.
+    `argument` names the parameter that a command takes without an option's name; it must be given.
     """
 
     name: str
-    column: Callable[[Any], Any]
-    unit: Unit | None = None
+    tells: str
+    takes: tuple[str, ...] = _USUAL
+    by: str = "team"
+    compare: str = ""
+    sort: Sort = "cost"
+    per: str = ""
+    argument: str | None = None
+    ever: bool = False
+    """Whether `since` is the beginning of time unless it is given."""
 
 
-def _column(name: str) -> Callable[[Any], Any]:
-    return lambda entries: entries[name].nullif("")
-
-
-def _model(entries: Any) -> Any:
-    return entries["response_model"].nullif("").coalesce(entries["request_model"].nullif(""))
-
-
-def _start(code: str) -> Callable[[Any], Any]:
-    return lambda entries: entries["started_at"].truncate(code)
-
-
-def _tag(name: str) -> Callable[[Any], Any]:
-    return lambda entries: entries["tags"].get(name).nullif("")
-
-
-DIMENSIONS: Mapping[str, Dimension] = {
-    dimension.name: dimension
-    for dimension in (
-        *(Dimension(name, _column(name)) for name in ("owner", "team", "agent", "workload")),
-        Dimension("key", _column("key_id")),
-        *(Dimension(name, _column(name)) for name in ("key_team", "project", "cost_center", "feature", "workflow")),
-        *(Dimension(name, _column(name)) for name in ("customer", "tenant", "user", "env")),
-        Dimension("session", _column("session_id")),
-        Dimension("trace", _column("trace_id")),
-        Dimension("request", _column("request_id")),
-        Dimension("provider", _column("provider")),
-        Dimension("model", _model),
-        *(Dimension(name, _column(name)) for name in ("request_model", "route", "operation", "tier", "region")),
-        *(Dimension(name, _column(name)) for name in ("status", "basis", "kind", "reason", "reason_unknown")),
-        Dimension("error_code", _column("error_code")),
-        Dimension("day", _start("D"), "day"),
-        Dimension("week", _start("W"), "week"),
-        Dimension("month", _start("M"), "month"),
-        Dimension("hour", _start("h"), "hour"),
-    )
-}
-"""Every dimension by name, `tag:NAME` apart. `model` is the one that answered; where none did, the one asked for."""
-
-
-def dimension(name: str) -> Dimension:
-    """The dimension of that name.
-
-    Raises:
-        KeyError: there is no such dimension; the message lists those there are.
-    """
-    tag = name.removeprefix(TAG)
-    if name.startswith(TAG) and tag in FIELD_OF_TAG:
-        field = FIELD_OF_TAG[tag]
-        raise KeyError(f"{name} is a field of its own; ask for {field.removesuffix('_id')}")
-    if name.startswith(TAG) and tag:
-        return Dimension(name, _tag(tag))
-    if name not in DIMENSIONS:
-        raise KeyError(f"{_shown(name)} is not a dimension; known are {', '.join(DIMENSIONS)} and tag:NAME")
-    return DIMENSIONS[name]
-
-
-def bucket(value: str | None) -> str:
-    r"""How a value is spelled as a bucket: missing is `(none)`, a value that really reads `(none)` is `\(none)`."""
-    if value is None:
-        return NONE
-    return "\\" + value if _SPELLS_NONE.fullmatch(value) else value
-
-
-def value_of(spelled: str) -> str | None:
-    """The value a bucket's spelling stands for; the reverse of `bucket`."""
-    if spelled == NONE:
-        return None
-    return spelled[1:] if _SPELLS_NONE.fullmatch(spelled) else spelled
-
-
-def spell_start(unit: Unit, start: datetime) -> str:
-    """A bucket of time: `2026-11`, `2026-W47` (ISO week, from Monday), `2026-11-22`, `2026-11-22T14:00:00Z`."""
-    if unit == "month":
-        return f"{start:%Y-%m}"
-    if unit == "week":
-        year, week, _ = start.isocalendar()
-        return f"{year:04d}-W{week:02d}"
-    return f"{start:%Y-%m-%d}" if unit == "day" else f"{start:%Y-%m-%dT%H}:00:00Z"
-
-
-def span_of(unit: Unit, spelled: str) -> Period:
-    """The period a bucket of time stands for.
-
-    Raises:
-        ValueError: not a bucket of this unit as `spell_start` writes it.
-    """
-    if unit == "hour":
-        start = datetime.fromisoformat(spelled)
-    else:
-        start = datetime.combine(
-            date.fromisoformat(spelled + "-01" if unit == "month" else spelled), datetime.min.time(), UTC
-        )
-    if start.tzinfo is None or not _FIRST <= start < _LAST or spell_start(unit, start) != spelled:
-        raise ValueError(spelled)
-    if unit == "month":
-        return Period(start, _months_later(start, 1))
-    return Period(
-        start, start + {"week": timedelta(weeks=1), "day": timedelta(days=1), "hour": timedelta(hours=1)}[unit]
-    )
+SPEND = Form("spend", "Calls, tokens and exact cost by any dimensions.")
 
 
 @dataclass(frozen=True, slots=True)
-class Period:
-    """A half-open period `[since, until)` in UTC.
-
-    Raises:
-        QueryInvalid: it ends before it begins, or is empty.
-    """
-
-    since: datetime
-    until: datetime
-
-    def __post_init__(self) -> None:
-        if self.since >= self.until:
-            raise QueryInvalid({"since": f"{instant(self.since)} is not before until, {instant(self.until)}"})
-
-    def previous(self) -> Period:
-        """The period directly before it: as many whole calendar months where it is whole months, else of equal length.
-
-        Raises:
-            QueryInvalid: it would begin before 1970.
-        """
-        if _is_month_start(self.since) and _is_month_start(self.until):
-            months = (self.until.year - self.since.year) * 12 + self.until.month - self.since.month
-            since = _months_later(self.since, -months)
-        else:
-            since = self.since - (self.until - self.since)
-        if since < _FIRST:
-            raise QueryInvalid({"compare": f"the period before {instant(self.since)} begins before 1970"})
-        return Period(since, self.since)
-
-    def __str__(self) -> str:
-        return f"{instant(self.since)}..{instant(self.until)}"
-
-
-def instant(moment: datetime) -> str:
-    """RFC 3339 in UTC, with a fraction only where there is one."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def parse_instant(text: str, now: datetime) -> datetime:
-    """A point in time: `2026-11-01` or `2026-11` (its first moment in UTC), RFC 3339, or `7d`, `24h` (that long ago).
-
-    Raises:
-        ValueError: the text is none of these, with a message for a person.
-    """
-    ago = _AGO.fullmatch(text)
-    try:
-        if ago:
-            moment = now - int(ago[1]) * (timedelta(days=1) if ago[2] == "d" else timedelta(hours=1))
-        elif _RFC3339.fullmatch(text):
-            moment = datetime.fromisoformat(text.upper()).astimezone(UTC)
-        elif _DATE.fullmatch(text) or _MONTH.fullmatch(text):
-            day = date.fromisoformat(text if _DATE.fullmatch(text) else text + "-01")
-            moment = datetime.combine(day, datetime.min.time(), UTC)
-        else:
-            raise ValueError
-        if not _FIRST <= moment < _LAST:
-            raise ValueError
-    except (ValueError, OverflowError):
-        raise ValueError(
-            f"{_shown(text)} is not a time from 1970 to 2199 such as 2026-11-01, 2026-11-01T08:00:00Z, 7d or 24h"
-        ) from None
-    return moment
-
-
-@dataclass(frozen=True, slots=True)
-class SpendQuery:
+class Query:
     """One question. `where` holds (dimension, spelled values): any of the values, all of the dimensions."""
 
     by: tuple[str, ...]
@@ -250,13 +101,19 @@ class SpendQuery:
     compare: Period | None = None
     sort: Sort = "cost"
     report: str = "spend"
+    zone: Zone = ZONE_UTC
+    limit: int = LIMIT
+    options: tuple[tuple[str, str], ...] = ()
+    says_zone: bool = False
 
     @classmethod
-    def parse(cls, parameters: Iterable[tuple[str, str]], *, now: datetime) -> SpendQuery:
+    def parse(
+        cls, parameters: Iterable[tuple[str, str]], *, now: datetime, form: Form = SPEND, home: Zone = ZONE_UTC
+    ) -> Query:
         """Read the parameters of a request or a command, each a (name, text) pair; `by` and `where` may repeat.
 
-        `since` defaults to the first of the month (UTC) in which the period ends, or of the current month where that
-        is earlier; `until` to `now`; `by` to `team`.
+        `since` defaults to the first of the month in which the period ends, or of the current month where that is
+        earlier; `until` to `now`; the time zone to `home`.
 
         Raises:
             QueryInvalid: names every faulty parameter at once.
@@ -264,54 +121,89 @@ class SpendQuery:
         given: dict[str, list[str]] = {}
         faults: dict[str, str] = {}
         for name, text in parameters:
-            if name in PARAMETERS:
+            if name in form.takes:
                 given.setdefault(name, []).append(text)
+            elif name in PARAMETERS:
+                faults[name] = f"is not a parameter of this report; it takes {', '.join(form.takes)}"
             else:
-                faults[_plain(name)] = f"unknown parameter; known are {', '.join(PARAMETERS)} (over HTTP also format)"
+                faults[_plain(name)] = f"unknown parameter; known are {', '.join(form.takes)} (over HTTP also format)"
         for name, texts in given.items():
             if len(texts) > 1 and name not in {"by", "where"}:
                 faults[name] = "given more than once"
-        reading = _Reading(given, faults, now)
+        reading = _Reading(given, faults, now, form, home)
         by, where, period, sort = reading.by(), reading.where(), reading.period(), reading.sort()
         compare = reading.compare(period)
-        if sort == "delta" and not any(given.get("compare", ())):
+        limit, options = reading.limit(), reading.options()
+        if sort == "delta" and not any(given.get("compare", ())) and not form.compare:
             faults["sort"] = "delta needs a comparison; add compare=previous"
         if faults or period is None:
             raise QueryInvalid(faults)
-        return cls(by, where, period, compare, cast(Sort, sort))
+        says = reading.zone != ZONE_UTC or home != ZONE_UTC
+        return cls(by, where, period, compare, cast(Sort, sort), form.name, reading.zone, limit, options, says)
+
+    def option(self, name: str) -> str | None:
+        """An option's value; None where it was not given."""
+        return dict(self.options).get(name)
+
+    @property
+    def periods(self) -> list[Period]:
+        """The period that is asked for, and the one it is compared with."""
+        return [self.period, *([self.compare] if self.compare is not None else [])]
 
     def parameters(self) -> list[tuple[str, str]]:
         """The pairs that `parse` reads back as this query, with absolute times."""
-        pairs = [("by", ",".join(self.by))]
+        pairs = [(name, value) for name, value in self.options if name == "id"]
+        pairs += [("by", ",".join(self.by))] if self.by else []
         pairs += [("where", f"{name}={value}") for name, values in self.where for value in values]
         pairs += [("since", instant(self.period.since)), ("until", instant(self.period.until))]
         if self.compare is not None:
             pairs.append(("compare", str(self.compare)))
         if self.sort != "cost":
             pairs.append(("sort", self.sort))
-        return pairs
+        if self.says_zone:
+            pairs.append(("tz", self.zone.name))
+        if self.limit != LIMIT:
+            pairs.append(("limit", str(self.limit)))
+        return pairs + [(name, value) for name, value in self.options if name != "id"]
 
-    def command(self) -> str:
+    def command(self, form: Form = SPEND) -> str:
         """The shell command that asks the same again."""
         words = ["costbearer", "report", self.report]
-        fixed = {"by"} if self.report != "spend" else set()
         for name, text in self.parameters():
-            if name in fixed:
-                continue
-            words += [f"--{name}", text]
+            if name == form.argument:
+                words.append(text)
+            elif name in form.takes:
+                words += ["--" + name.replace("_", "-"), text]
         return " ".join(_shell_word(word) for word in words)
+
+    def head(self) -> dict[str, Any]:
+        """The question as the answer's JSON document repeats it."""
+        compare = self.compare
+        return {
+            "since": instant(self.period.since),
+            "until": instant(self.period.until),
+            "by": list(self.by),
+            "where": {name: list(values) for name, values in self.where},
+            "compare": {"since": instant(compare.since), "until": instant(compare.until)} if compare else None,
+            "sort": self.sort,
+            "tz": self.zone.name,
+            "limit": self.limit,
+            **dict(self.options),
+        }
 
     def conditions(self, entries: Any) -> list[Any]:
         """The filter on the entries table, period apart, as Ibis booleans that must all hold."""
         found = []
         for name, values in self.where:
             asked = dimension(name)
-            tests = [_within(entries, span_of(asked.unit, value)) for value in values] if asked.unit else []
-            if not asked.unit:
+            unit = asked.unit
+            if unit:
+                tests = [within(entries, self.zone.span_of(unit, value)) for value in values]
+            else:
                 column = asked.column(entries)
                 wanted = [value_of(value) for value in values]
                 named = [value for value in wanted if value is not None]
-                tests += [column.isin(named)] if named else []
+                tests = [column.isin(named)] if named else []
                 tests += [column.isnull()] if len(named) < len(wanted) else []
             condition = tests[0]
             for test in tests[1:]:
@@ -321,17 +213,37 @@ class SpendQuery:
 
     def within(self, entries: Any, period: Period) -> list[Any]:
         """The conditions together with a period of them."""
-        return [_within(entries, period), *self.conditions(entries)]
+        return [within(entries, period), *self.conditions(entries)]
+
+    def keys(self, entries: Any, by: Sequence[str] | None = None) -> dict[str, Any]:
+        """The columns to group by, under `by_0`, `by_1` and so on; for rows within the query's periods."""
+        names = self.by if by is None else by
+        columns = [column_of(name, entries, self.zone, self.periods) for name in names]
+        return {f"by_{place}": column for place, column in enumerate(columns)}
+
+    def buckets(self, row: Mapping[str, Any], by: Sequence[str] | None = None) -> tuple[str, ...]:
+        """The buckets that a row of such a grouping stands for."""
+        names = self.by if by is None else by
+        return tuple(spelled(name, row[f"by_{place}"], self.zone) for place, name in enumerate(names))
 
 
 class _Reading:
     """Reads one parameter after the other and collects what is wrong with each under its name."""
 
-    def __init__(self, given: Mapping[str, Sequence[str]], faults: dict[str, str], now: datetime) -> None:
-        self.given, self.faults, self.now = given, faults, now
+    def __init__(
+        self, given: Mapping[str, Sequence[str]], faults: dict[str, str], now: datetime, form: Form, home: Zone
+    ) -> None:
+        self.given, self.faults, self.now, self.form = given, faults, now, form
+        self.zone = home
+        name = given.get("tz", [""])[0]
+        try:
+            self.zone = zone(name) if name else home
+        except ValueError as error:
+            faults["tz"] = str(error)
 
     def by(self) -> tuple[str, ...]:
-        names = tuple(name.strip() for text in self.given.get("by", ["team"]) for name in text.split(","))
+        texts = self.given.get("by", [self.form.by] if self.form.by else [])
+        names = tuple(name.strip() for text in texts for name in text.split(","))
         for name in names:
             self._known("by", name)
         if len(set(names)) < len(names):
@@ -349,7 +261,7 @@ class _Reading:
         for text in texts:
             name, equals, value = text.partition("=")
             if not equals:
-                self.faults.setdefault("where", f"{_shown(text)} is not DIM=VALUE")
+                self.faults.setdefault("where", f"{shown(text)} is not DIM=VALUE")
             elif self._known("where", name) and self._sound(name, value):
                 found.setdefault(name, {})[value] = None
         return tuple((name, tuple(values)) for name, values in found.items())
@@ -359,37 +271,58 @@ class _Reading:
         if until is None:
             return None
         last = min(self.now, until - timedelta(microseconds=1))
-        since = self._instant("since", last.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+        first = self.zone.wall(last).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        since = self._instant("since", FIRST if self.form.ever else self.zone.moment(first))
         if since is None:
             return None
         return self._period("since", since, until)
 
     def compare(self, period: Period | None) -> Period | None:
-        text = self.given.get("compare", [""])[0]
+        text = self.given.get("compare", [self.form.compare])[0]
         if not text or period is None:
             return None
         if text == "previous":
             try:
-                return period.previous()
+                return period.previous(self.zone)
             except QueryInvalid as error:
                 self.faults.update(error.fields)
                 return None
         since, dots, until = text.partition("..")
         if not dots:
-            self.faults["compare"] = f"{_shown(text)} is neither previous nor a period T..T"
+            self.faults["compare"] = f"{shown(text)} is neither previous nor a period T..T"
             return None
         try:
-            ends = parse_instant(since, self.now), parse_instant(until, self.now)
+            ends = parse_instant(since, self.now, self.zone), parse_instant(until, self.now, self.zone)
         except ValueError as error:
             self.faults["compare"] = str(error)
             return None
         return self._period("compare", *ends)
 
     def sort(self) -> str:
-        text = self.given.get("sort", ["cost"])[0]
+        text = self.given.get("sort", [self.form.sort])[0]
         if text not in SORTS:
-            self.faults["sort"] = f"{_shown(text)} is not one of {', '.join(SORTS)}"
+            self.faults["sort"] = f"{shown(text)} is not one of {', '.join(SORTS)}"
         return text
+
+    def limit(self) -> int:
+        text = self.given.get("limit", [str(LIMIT)])[0]
+        if text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= LIMIT_MAX:
+            return int(text)
+        self.faults["limit"] = f"is a whole number from 1 to {LIMIT_MAX}"
+        return LIMIT
+
+    def options(self) -> tuple[tuple[str, str], ...]:
+        found = []
+        for name, checked in OPTIONS.items():
+            texts = self.given.get(name, [self.form.per] if name == "per" and self.form.per else [])
+            if texts:
+                try:
+                    found.append((name, checked(texts[0])))
+                except ValueError as error:
+                    self.faults.setdefault(name, str(error))
+            elif name == self.form.argument:
+                self.faults.setdefault(name, "is missing")
+        return tuple(found)
 
     def _known(self, parameter: str, name: str) -> bool:
         try:
@@ -402,27 +335,27 @@ class _Reading:
     def _sound(self, name: str, value: str) -> bool:
         unit = dimension(name).unit
         if not value:
-            self.faults.setdefault("where", f"{_shown(name)} has no value; write {name}={NONE} for the missing one")
+            self.faults.setdefault("where", f"{shown(name)} has no value; write {name}={NONE} for the missing one")
             return False
         if unit is None:
             return self._encodable("where", value)
         try:
-            span_of(unit, value)
+            self.zone.span_of(unit, value)
         except ValueError:
-            example = spell_start(unit, datetime(2026, 11, 22, 14, tzinfo=UTC))
-            self.faults.setdefault("where", f"{_shown(value)} is not a {unit} such as {example}")
+            example = self.zone.spell(unit, datetime(2026, 11, 22, 14, tzinfo=UTC))
+            self.faults.setdefault("where", f"{shown(value)} is not a {unit} such as {example}")
             return False
         return True
 
     def _encodable(self, parameter: str, text: str) -> bool:
         """A lone surrogate can be in no row and would fail inside the engine."""
         if len(text) > VALUE_CHARACTERS_MAX:
-            self.faults.setdefault(parameter, f"{_shown(text)} has more than {VALUE_CHARACTERS_MAX} characters")
+            self.faults.setdefault(parameter, f"{shown(text)} has more than {VALUE_CHARACTERS_MAX} characters")
             return False
         try:
             text.encode()
         except UnicodeEncodeError:
-            self.faults.setdefault(parameter, f"{_shown(text)} is not valid text")
+            self.faults.setdefault(parameter, f"{shown(text)} is not valid text")
             return False
         return True
 
@@ -431,7 +364,7 @@ class _Reading:
         if not text:
             return default
         try:
-            return parse_instant(text, self.now)
+            return parse_instant(text, self.now, self.zone)
         except ValueError as error:
             self.faults[name] = str(error)
             return None
@@ -444,26 +377,58 @@ class _Reading:
             return None
 
 
-def _within(entries: Any, period: Period) -> Any:
+def within(entries: Any, period: Period) -> Any:
+    """The condition that an entry's call started in the period."""
     return (entries["started_at"] >= period.since) & (entries["started_at"] < period.until)
 
 
-def _is_month_start(moment: datetime) -> bool:
-    return moment == moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+def _checked_per(text: str) -> str:
+    names = [name.strip() for name in text.split(",")]
+    if len(set(names)) < len(names) or len(names) > PER_MAX or not all(map(_NAME.fullmatch, names)):
+        raise ValueError(f"{shown(text)} is not a list of at most {PER_MAX} names, each once")
+    return ",".join(names)
 
 
-def _months_later(moment: datetime, months: int) -> datetime:
-    years, month = divmod(moment.month - 1 + months, 12)
-    return moment.replace(year=moment.year + years, month=month + 1)
+def _checked_share(text: str) -> str:
+    try:
+        value = Decimal(text)
+        if not 0 <= value <= 1 or len(text) > 12:
+            raise ValueError
+    except (InvalidOperation, ValueError):
+        raise ValueError(f"{shown(text)} is not a share from 0 to 1") from None
+    return text
 
 
-def _shown(text: str) -> str:
-    """A caller's text inside a message: quoted, cut, and without what would change the terminal."""
-    return repr(text if len(text) <= 60 else text[:60] + "...")
+def _checked_at(text: str) -> str:
+    if text not in {"list", "contract"}:
+        raise ValueError(f"{shown(text)} is not one of list, contract")
+    return text
+
+
+def _checked_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    if len(text) > VALUE_CHARACTERS_MAX:
+        raise ValueError(f"{shown(text)} has more than {VALUE_CHARACTERS_MAX} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown(text)} is not valid text") from None
+    return text
+
+
+OPTIONS: Mapping[str, Callable[[str], str]] = {
+    "id": _checked_text,
+    "per": _checked_per,
+    "as": _checked_text,
+    "cache_rate": _checked_share,
+    "at": _checked_at,
+}
+"""How an option's text is checked."""
 
 
 def _plain(text: str) -> str:
-    return text if re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", text) else _shown(text)
+    return text if re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", text) else shown(text)
 
 
 def _shell_word(word: str) -> str:

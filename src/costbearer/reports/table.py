@@ -1,4 +1,4 @@
-"""What a report answers: one value that every surface renders, so that text, CSV, JSON and API show the same number.
+"""What a report answers: one value that every surface renders, so that text, CSV, JSON, XLSX and API show one number.
 
 A `Table` is made once, from exact sums. JSON is its machine form and is read back without loss, which is how the
 command line prints a server's answer with the code that prints its own.
@@ -16,36 +16,49 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from costbearer import money
-from costbearer.reports.query import SpendQuery, instant
+from costbearer.reports.periods import instant
+from costbearer.reports.query import SPEND, Form, Query
 
-Kind = Literal["bucket", "count", "usd", "delta", "share"]
+Kind = Literal["bucket", "text", "count", "usd", "delta", "unit", "share", "change", "ratio", "ms"]
 Cell = str | int | float | Decimal | None
 Empty = Literal["no_entries", "none_in_period", "none_match", "none_unknown"]
+Source = Literal["entries", "rollups", "rollups and entries"]
 
-_EMPTY: Mapping[str, str] = {
+AMOUNTS: frozenset[Kind] = frozenset({"usd", "delta", "unit"})
+TEXTS: frozenset[Kind] = frozenset({"bucket", "text"})
+EMPTY: Mapping[str, str] = {
     "no_entries": "No calls are recorded yet. They appear here within a second of the first call through the gateway.",
     "none_in_period": "No calls in this period; there are some outside it. Widen it with --since and --until.",
     "none_unknown": "Every call of this period has a cost.",
     "none_match": "No call in this period matches the filter; without --where there are some.",
 }
-_GAP = 2
 _CSV_SPECIAL = re.compile('[,"\\r\\n]')
 _CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-_BUCKET_WIDTH_MIN = 20
-"""Wide enough for every bucket of time, which must not be folded; longer names may be."""
 
 
 class Column(NamedTuple):
     """`name` is the key in JSON and the head in CSV; `title` the head for people, "" where the text leaves it out.
 
-    `usd` and `delta` are amounts. `unknown_of` names the counts (calls, those of unknown cost) behind an amount: where
-    they are equal nothing is known, and people read that instead of $0.00.
+    `usd` and `delta` are amounts; `unit` is an amount per something, None where there is nothing to divide by. `share`
+    and `change` are ratios that people read as percentages, `ratio` one that they do not. `unknown_of` names the counts
+    (calls, those of unknown cost) behind a cell: where they are equal nothing is known, and people read that instead of
+    $0.00.
     """
 
     name: str
     title: str
     kind: Kind
     unknown_of: tuple[tuple[str, str], ...] = ()
+
+
+class Part(NamedTuple):
+    """A further table of an answer: a title, columns, rows, and the totals under the columns of those names."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    totals: Mapping[str, int | float | Decimal | None] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,83 +68,155 @@ class Table:
     `rows` hold one cell per column; an amount is an exact Decimal, a share a ratio or None where the whole is 0.
     `cost_usd` of a row is the sum of the costs that are known; `unknown_calls` beside it says how many are not.
     `totals` are by name, an amount under each name that ends in `_usd` (None: not known). `complete_to` is the time up
-    to which every closed call is in the ledger, where that is known. `empty` says why there are no rows.
+    to which every closed call is in the ledger, where that is known. `empty` says why there are no rows. `notes` are
+    what the report itself says in sentences, `source` is what it was added up from, `parts` are its further tables.
     """
 
     title: str
-    query: SpendQuery
+    query: Query
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     totals: Mapping[str, int | Decimal | None]
     complete_to: datetime | None = None
     empty: Empty | None = None
+    notes: tuple[str, ...] = ()
+    source: Source | None = None
+    parts: tuple[Part, ...] = ()
+    form: Form = SPEND
+
+    @property
+    def command(self) -> str:
+        """The shell command that asks the same again."""
+        return self.query.command(self.form)
 
     def document(self) -> dict[str, Any]:
         """The JSON document, in the shape that stays (see INTERFACE): amounts as text with 12 places."""
-        period, compare = self.query.period, self.query.compare
-        head: dict[str, Any] = {
-            "report": self.query.report,
-            "since": instant(period.since),
-            "until": instant(period.until),
-            "by": list(self.query.by),
-            "where": {name: list(values) for name, values in self.query.where},
-            "compare": {"since": instant(compare.since), "until": instant(compare.until)} if compare else None,
-            "sort": self.query.sort,
-        }
-        names = [column.name for column in self.columns]
-        rows = [{name: _plain(cell) for name, cell in zip(names, row, strict=True)} for row in self.rows]
         return {
-            **head,
-            "rows": rows,
+            "report": self.query.report,
+            "title": self.title,
+            **self.query.head(),
+            "rows": _rows(self.columns, self.rows),
             **{name: _plain(value) for name, value in self.totals.items()},
             "complete_to": instant(self.complete_to) if self.complete_to else None,
             "empty": self.empty,
-            "command": self.query.command(),
+            "notes": list(self.notes),
+            "source": self.source,
+            "parts": {
+                part.name: {
+                    "title": part.title,
+                    "rows": _rows(part.columns, part.rows),
+                    "totals": {name: _plain(value) for name, value in part.totals.items()},
+                    "columns": _described(part.columns),
+                }
+                for part in self.parts
+            },
+            "columns": _described(self.columns),
+            "totals": list(self.totals),
+            "command": self.command,
         }
 
     def to_json(self) -> str:
         return msgspec.json.encode(self.document()).decode()
 
     def to_csv(self) -> str:
-        """A head and one line per bucket, quoted as in RFC 4180 and ended by LF, the numbers as in JSON; no total.
+        """A head and one line per row, quoted as in RFC 4180 and ended by LF, the numbers as in JSON; no total.
 
-        A bucket that a spreadsheet would run as a formula gets a leading apostrophe; JSON has it as it is.
+        A text that a spreadsheet would run as a formula gets a leading apostrophe; JSON has it as it is.
         """
         lines = [[harmless(column.name) for column in self.columns]]
         for row in self.rows:
             cells = zip(self.columns, row, strict=True)
-            lines.append([harmless(str(cell)) if column.kind == "bucket" else _exact(cell) for column, cell in cells])
+            lines.append(
+                [
+                    harmless("" if cell is None else str(cell)) if column.kind in TEXTS else exact(cell)
+                    for column, cell in cells
+                ]
+            )
         return "".join(",".join(map(csv_quoted, line)) + "\n" for line in lines)
 
     def to_text(self, width: int | None = None) -> str:
-        """For people: period, rows, total, what is unknown, how complete it is, and the command that repeats it.
+        """For people; see `show_text`."""
+        from costbearer.reports.show_text import text
 
-        Without colours or control sequences, so the same in a file and on a terminal. On a terminal `width` columns
-        wide long buckets are folded; numbers are never cut: where they alone are wider, so are the lines.
-        """
-        period, compare = self.query.period, self.query.compare
-        lines = [self.title, f"period    {_span(period.since, period.until)}"]
-        lines += [f"compared  {_span(compare.since, compare.until)}"] if compare else []
-        lines += [f"where     {name} = {' or '.join(map(visible, values))}" for name, values in self.query.where]
-        lines += ["", _EMPTY[self.empty] if self.empty else _grid(self, width), *self._remarks(), ""]
-        if self.complete_to is not None:
-            lines.append(f"complete to {instant(self.complete_to)}")
-        lines.append(f"reproduce: {self.query.command()}")
-        return "\n".join(line.rstrip() for line in "\n".join(lines).split("\n")) + "\n"
+        return text(self, width)
 
-    def _remarks(self) -> list[str]:
+    def to_markdown(self) -> str:
+        """For a page or a message; see `show_markdown`."""
+        from costbearer.reports.show_markdown import markdown
+
+        return markdown(self)
+
+    def to_xlsx(self) -> bytes:
+        """A workbook; see `show_xlsx`."""
+        from costbearer.reports.show_xlsx import workbook
+
+        return workbook(self)
+
+    def remarks(self) -> list[str]:
+        """What a reader must know of the numbers: what is not known, what is estimated, and the report's own notes."""
+        totals = self.totals
         remarks = []
-        unknown, bound = self.totals["unknown_calls"], self.totals["unknown_bound_usd"]
+        unknown, bound = totals.get("unknown_calls"), totals.get("unknown_bound_usd")
         if unknown:
             most = f"at most {money.display(bound)}" if isinstance(bound, Decimal) else "without a bound"
-            remarks.append(f"{_calls(unknown)} whose cost is not known, {most}, not in the total.")
-        before = self.totals.get("previous_unknown_calls")
+            remarks.append(f"{calls(unknown)} whose cost is not known, {most}, not in the total.")
+        before = totals.get("previous_unknown_calls")
         if before:
-            remarks.append(f"{_calls(before)} of the period compared with whose cost is not known.")
-        estimated, amount = self.totals["estimated_calls"], self.totals["estimated_usd"]
+            remarks.append(f"{calls(before)} of the period compared with whose cost is not known.")
+        estimated, amount = totals.get("estimated_calls"), totals.get("estimated_usd")
         if estimated and isinstance(amount, Decimal):
-            remarks.append(f"{_calls(estimated)} whose cost is estimated, {money.display(amount)} of the total.")
-        return ["", *remarks] if remarks else []
+            remarks.append(f"{calls(estimated)} whose cost is estimated, {money.display(amount)} of the total.")
+        return [*remarks, *self.notes]
+
+
+def total_row(columns: Sequence[Column], totals: Mapping[str, Any]) -> dict[str, Cell]:
+    """The foot: `total_usd` stands under `cost_usd`, the others under their own name; what has none is left out."""
+    row: dict[str, Cell] = {}
+    whole = totals.get("total_usd", totals.get("cost_usd"))
+    for column in columns:
+        if column.kind in TEXTS:
+            continue
+        if column.name == "share" and column.kind == "share":
+            row[column.name] = money.share(whole, whole) if isinstance(whole, Decimal) else None
+        elif column.name == "cost_usd" and "total_usd" in totals:
+            row[column.name] = totals["total_usd"]
+        elif column.name in totals:
+            row[column.name] = totals[column.name]
+    return row
+
+
+def shown_row(columns: Sequence[Column], cells: Mapping[str, Cell]) -> list[str]:
+    """The cells as people read them, of the columns that have a title; blank where there is none."""
+    found = []
+    for column in columns:
+        if not column.title:
+            continue
+        if column.name not in cells:
+            found.append("")
+            continue
+        cell = cells[column.name]
+        nothing_known = any(cells.get(all_) and cells[all_] == cells.get(lost) for all_, lost in column.unknown_of)
+        if nothing_known and (column.kind == "delta" or not cell):
+            found.append(money.display(None) if column.kind in {"usd", "delta"} else "-")
+        else:
+            found.append(shown_cell(cell, column.kind))
+    return found
+
+
+def shown_cell(cell: Cell, kind: Kind) -> str:
+    """One cell as people read it."""
+    if isinstance(cell, Decimal):
+        return ("+" if kind == "delta" and cell > 0 else "") + money.display(cell)
+    if cell is None:
+        return money.display(None) if kind in {"usd", "delta"} else "-"
+    if kind == "ratio":
+        return f"{cell:.2f}"
+    if isinstance(cell, float):
+        size = f"{cell:.1%}" if cell == 0 or abs(cell) >= 0.001 else f"{'-' if cell < 0 else ''}<0.1%"
+        return "+" + size if kind == "change" and cell > 0 else size
+    if isinstance(cell, int):
+        return f"{cell:,}" + (" ms" if kind == "ms" else "")
+    return visible(cell)
 
 
 def amounts_of(document: Mapping[str, Any], columns: Sequence[Column]) -> tuple[tuple[Cell, ...], ...]:
@@ -143,23 +228,29 @@ def amounts_of(document: Mapping[str, Any], columns: Sequence[Column]) -> tuple[
     return tuple(tuple(_cell(row[column.name], column.kind) for column in columns) for row in document["rows"])
 
 
+def columns_of(described: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
+    """The columns as a document describes them."""
+    return tuple(
+        Column(each["name"], each["title"], each["kind"], tuple((pair[0], pair[1]) for pair in each["unknown_of"]))
+        for each in described
+    )
+
+
+def total_of(name: str, value: Any) -> int | Decimal | None:
+    """A total of a JSON document."""
+    if name.endswith("_usd") and value is not None:
+        return money.usd(value)
+    count: int | None = value
+    return count
+
+
 def visible(text: str) -> str:
     """The text with every character that does not print written as an escape: no terminal is steered by a bucket."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def _cell(value: Any, kind: Kind) -> Cell:
-    if kind in {"usd", "delta"}:
-        return money.usd(value)
-    cell: Cell = value
-    return cell
-
-
-def _plain(cell: Cell) -> str | int | float | None:
-    return money.text(cell) if isinstance(cell, Decimal) else cell
-
-
-def _exact(cell: Cell) -> str:
+def exact(cell: Cell) -> str:
+    """A number with all of its digits; nothing where there is none."""
     return "" if cell is None else str(_plain(cell))
 
 
@@ -173,117 +264,26 @@ def csv_quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if _CSV_SPECIAL.search(text) else text
 
 
-def _calls(count: int | Decimal) -> str:
+def calls(count: int | Decimal) -> str:
+    """`1 call`, `2,000 calls`."""
     return f"{count:,} call{'' if count == 1 else 's'}"
 
 
-def _span(since: datetime, until: datetime) -> str:
-    return f"{instant(since)} to {instant(until)}, the end excluded"
+def _cell(value: Any, kind: Kind) -> Cell:
+    if kind in AMOUNTS and value is not None:
+        return money.usd(value)
+    cell: Cell = value
+    return cell
 
 
-def _grid(table: Table, width: int | None) -> str:
-    """Heads, rows and total as plain lines. Not rich's own table: that takes milliseconds for each of many rows."""
-    shown = [column for column in table.columns if column.title]
-    left = [column.kind == "bucket" for column in shown]
-    heads = [visible(column.title) if column.kind == "bucket" else column.title for column in shown]
-    foot = _shown_row(_total_row(table))
-    body = [_shown_row(dict(zip(table.columns, row, strict=True))) for row in table.rows]
-    sizes = [
-        max(_width(text) for text in (*head.split("\n"), total, *(cells[place] for cells in body)))
-        for place, (head, total) in enumerate(zip(heads, foot, strict=True))
-    ]
-    if width is not None:
-        _shrink(sizes, left, width)
-    rule = "-" * (sum(sizes) + _GAP * (len(sizes) - 1))
-    lines = [*_laid(heads, sizes, left, at_bottom=True), rule]
-    for cells in body:
-        lines += _laid(cells, sizes, left)
-    return "\n".join([*lines, rule, *_laid(foot, sizes, left)])
+def _plain(cell: Cell) -> str | int | float | None:
+    return money.text(cell) if isinstance(cell, Decimal) else cell
 
 
-def _shrink(sizes: list[int], foldable: list[bool], width: int) -> None:
-    """Make the widest columns of names narrower until the lines fit, but none narrower than its least width."""
-    excess = sum(sizes) + _GAP * (len(sizes) - 1) - width
-    while excess > 0:
-        room = {
-            place: sizes[place] for place, folds in enumerate(foldable) if folds and sizes[place] > _BUCKET_WIDTH_MIN
-        }
-        if not room:
-            return
-        widest = max(room, key=lambda place: room[place])
-        sizes[widest] -= 1
-        excess -= 1
+def _rows(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]]) -> list[dict[str, Any]]:
+    names = [column.name for column in columns]
+    return [{name: _plain(cell) for name, cell in zip(names, row, strict=True)} for row in rows]
 
 
-def _laid(cells: list[str], sizes: list[int], left: list[bool], *, at_bottom: bool = False) -> list[str]:
-    """One row as lines: names on the left and folded, numbers on the right and whole."""
-    folded = [
-        _folded(cell, size) if is_left else cell.split("\n")
-        for cell, size, is_left in zip(cells, sizes, left, strict=True)
-    ]
-    height = max(map(len, folded))
-    for place, parts in enumerate(folded):
-        missing = [""] * (height - len(parts))
-        folded[place] = missing + parts if at_bottom else parts + missing
-    return [
-        (" " * _GAP).join(
-            part + " " * (size - _width(part)) if is_left else " " * (size - _width(part)) + part
-            for part, size, is_left in zip(line, sizes, left, strict=True)
-        )
-        for line in zip(*folded, strict=True)
-    ]
-
-
-def _folded(text: str, size: int) -> list[str]:
-    from rich.cells import chop_cells
-
-    return [text] if _width(text) <= size else chop_cells(text, size)
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: wide characters take two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
-
-
-def _total_row(table: Table) -> dict[Column, Cell]:
-    """The foot: `total_usd` stands under `cost_usd`, the other totals under their own name."""
-    totals = table.totals
-    whole = totals["total_usd"]
-    row: dict[Column, Cell] = {}
-    for position, column in enumerate(table.columns):
-        if column.kind == "bucket":
-            row[column] = "" if position else "total"
-        elif column.kind == "share":
-            row[column] = money.share(whole, whole) if isinstance(whole, Decimal) else None
-        else:
-            row[column] = totals["total_usd" if column.name == "cost_usd" else column.name]
-    return row
-
-
-def _shown_row(row: Mapping[Column, Cell]) -> list[str]:
-    """The cells as people read them, of the columns that have a title."""
-    by_name = {column.name: cell for column, cell in row.items()}
-    shown = []
-    for column, cell in row.items():
-        if not column.title:
-            continue
-        nothing_known = any(by_name[calls] and by_name[calls] == by_name[lost] for calls, lost in column.unknown_of)
-        if nothing_known and (column.kind == "delta" or not cell):
-            shown.append("-" if column.kind in {"count", "share"} else money.display(None))
-        else:
-            shown.append(_shown(cell, column.kind))
-    return shown
-
-
-def _shown(cell: Cell, kind: Kind) -> str:
-    if isinstance(cell, Decimal):
-        return ("+" if kind == "delta" and cell > 0 else "") + money.display(cell)
-    if isinstance(cell, float):
-        return f"{cell:.1%}" if cell == 0 or abs(cell) >= 0.001 else f"{'-' if cell < 0 else ''}<0.1%"
-    if isinstance(cell, int):
-        return f"{cell:,}"
-    return "-" if cell is None else visible(cell)
+def _described(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    return [column._asdict() for column in columns]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from costbearer import money
-from costbearer.errors import CostbearerError, QueryInvalid, RemoteFailed
-from costbearer.reports.query import Reader, SpendQuery, bucket, dimension, parse_instant
-from costbearer.reports.table import Cell, Column, Empty, Table, amounts_of
+from costbearer.reports.beside import Beside
+from costbearer.reports.query import Form, Query, Reader
+from costbearer.reports.spend import why_empty
+from costbearer.reports.table import Cell, Column, Empty, Table
 
-NAME = "unknown"
 BY = ("reason_unknown", "provider", "model", "tier")
+FORM = Form(
+    "unknown",
+    "Calls whose cost is not known: why, how much it can be, and what would make it known.",
+    takes=("where", "since", "until", "tz"),
+    by=",".join(BY),
+)
 COLUMNS = (
     Column("reason_unknown", "reason", "bucket"),
     *(Column(name, name, "bucket") for name in BY[1:]),
@@ -39,19 +43,7 @@ REMEDIES: Mapping[str, str] = {
 OTHERWISE = "the provider's invoice: nothing else tells what it billed"
 
 
-def question(parameters: list[tuple[str, str]], *, now: datetime) -> SpendQuery:
-    """What is asked: a period and filters, as of any report.
-
-    Raises:
-        QueryInvalid: names every parameter that is unknown or cannot be used.
-    """
-    fixed = {name: "is not a parameter of this report" for name, _ in parameters if name in {"by", "compare", "sort"}}
-    if fixed:
-        raise QueryInvalid(fixed)
-    return replace(SpendQuery.parse([("by", ",".join(BY)), *parameters], now=now), report=NAME)
-
-
-def unknown(reader: Reader, query: SpendQuery, *, complete_to: datetime | None = None) -> Table:
+def answer(reader: Reader, query: Query, beside: Beside) -> Table:
     """Answer from the ledger. A call that was corrected meanwhile is in it no more.
 
     Raises:
@@ -59,8 +51,7 @@ def unknown(reader: Reader, query: SpendQuery, *, complete_to: datetime | None =
     """
     entries = reader.entries
     asked = entries.filter([*query.within(entries, query.period), entries["cost_usd"].isnull()])
-    keys = {f"by_{place}": dimension(name).column(asked) for place, name in enumerate(BY)}
-    groups = asked.group_by(**keys).aggregate(
+    groups = asked.group_by(**query.keys(asked)).aggregate(
         calls=asked["calls"].sum(),
         bound_usd=asked["bound_usd"].sum(),
         unbounded_calls=asked["calls"].sum(where=asked["bound_usd"].isnull()),
@@ -68,46 +59,24 @@ def unknown(reader: Reader, query: SpendQuery, *, complete_to: datetime | None =
     rows: list[tuple[Cell, ...]] = []
     for found in reader.execute(groups).to_pylist():
         if found["calls"]:
-            key = [bucket(found[f"by_{place}"]) for place in range(len(BY))]
+            key = query.buckets(found)
             bound = found["bound_usd"] or money.ZERO
             rows.append((*key, found["calls"], bound, found["unbounded_calls"] or 0, remedy(*key[:3])))
     rows.sort(key=_order)
     empty: Empty | None = None
     if not rows:
-        empty = "none_unknown" if _any(reader, query) else "no_entries"
+        empty = "none_unknown" if _any(reader, query) else why_empty(reader, query)
     return Table(
         title="Calls of unknown cost",
         query=query,
         columns=COLUMNS,
         rows=tuple(rows),
         totals=_totals(rows),
-        complete_to=complete_to,
+        complete_to=beside.complete_to,
         empty=empty,
+        source="entries",
+        form=FORM,
     )
-
-
-def read(document: Mapping[str, Any]) -> Table:
-    """The table of a JSON document, as another process answered it.
-
-    Raises:
-        RemoteFailed: the document is not this report.
-    """
-    try:
-        parameters = [("since", document["since"]), ("until", document["until"])]
-        parameters += [("where", f"{name}={value}") for name, values in document["where"].items() for value in values]
-        now = datetime.fromisoformat(document["until"])
-        rows = amounts_of(document, COLUMNS)
-        return Table(
-            title="Calls of unknown cost",
-            query=question(parameters, now=now),
-            columns=COLUMNS,
-            rows=rows,
-            totals=_totals(list(rows)),
-            complete_to=parse_instant(document["complete_to"], now) if document["complete_to"] else None,
-            empty=document["empty"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, CostbearerError):
-        raise RemoteFailed("the server's answer is not the report of unknown costs; is it another version?") from None
 
 
 def remedy(reason: str, provider: str, model: str) -> str:
@@ -135,12 +104,10 @@ def _totals(rows: list[tuple[Cell, ...]]) -> dict[str, int | Decimal | None]:
         "total_usd": None,
         "unknown_calls": sums["calls"],
         "unknown_bound_usd": None if sums["unbounded"] else bound,
-        "estimated_calls": 0,
-        "estimated_usd": money.ZERO,
     }
 
 
-def _any(reader: Reader, query: SpendQuery) -> bool:
+def _any(reader: Reader, query: Query) -> bool:
     entries = reader.entries
     return bool(
         reader.execute(entries.filter(query.within(entries, query.period)).select("sequence").limit(1)).num_rows

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from costbearer import money
 from costbearer.errors import StoreFailed
+from costbearer.stores import rollups
 from costbearer.stores.ledger_schema import CHARGES_ARROW, ENTRIES, ENTRIES_ARROW, MONEY, Column
 from costbearer.stores.segments import Totals
 from costbearer.usage import COUNTS
@@ -43,7 +44,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Reader:
-    """One state of the ledger, unchanged while it is held. `entries` and `charges` are Ibis tables.
+    """One state of the ledger, unchanged while it is held. `entries`, `charges` and `rollups` are Ibis tables.
 
     Not to be shared between threads.
     """
@@ -55,6 +56,7 @@ class Reader:
         self._backend = backend
         self.entries = _ENTRIES_TABLE
         self.charges = _CHARGES_TABLE
+        self.rollups = _ROLLUPS_TABLE
 
     def execute(self, expression: Any, /) -> pa.Table:
         """The rows of an Ibis expression.
@@ -92,6 +94,11 @@ class Reader:
         """What the rows themselves add up to, per journal."""
         return totals_of_rows(self.sql(TOTALS).to_pylist())
 
+    def rollups_difference(self) -> tuple[int, int]:
+        """Groups of the hourly sums that are not what the entries add up to, and how many groups there are."""
+        (row,) = self.sql(rollups.DIFFERENCE).to_pylist()
+        return max(row["unmade"], row["unkept"]), row["groups"]
+
     def grouped(self, by: Sequence[str]) -> list[dict[str, Any]]:
         """Exact sums of the entries by some columns (`model` and `day` are made), one row per group.
 
@@ -112,6 +119,7 @@ class Reader:
 
 # Made from the schema: asking the engine for it uses a call of DuckDB that this release deprecates.
 _ENTRIES_TABLE: Any = ibis.table(ibis.Schema.from_pyarrow(ENTRIES_ARROW), name="entries")
+_ROLLUPS_TABLE: Any = ibis.table(ibis.Schema.from_pyarrow(rollups.ARROW), name=rollups.NAME)
 _CHARGES_TABLE: Any = ibis.table(ibis.Schema.from_pyarrow(CHARGES_ARROW), name="charges")
 
 TOTALS = """

@@ -234,6 +234,14 @@ def write_seal(directory: Path, seal: Seal) -> str:
     return hashlib.sha256(document).hexdigest()
 
 
+def seal_of(directory: Path, sequence: int) -> tuple[Seal, str] | None:
+    """The seal of the segment that holds a frame, and the seal's SHA-256; None where it is not sealed."""
+    for seal, digest in read_seals(directory)[0]:
+        if seal.first_sequence <= sequence <= seal.last_sequence:
+            return seal, digest
+    return None
+
+
 def drop_raw(directory: Path, *numbers: int) -> None:
     """Remove `N.cbj` of sealed segments, durably."""
     for number in numbers:

@@ -1,0 +1,43 @@
+"""What reports look at beside the ledger: prices, business figures, seals. Whoever has them hands them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+from costbearer.contract import Prices
+
+
+class Figure(NamedTuple):
+    """One line of a business figure: how much of it there was on a day, for a label or for everybody ("")."""
+
+    day: date
+    amount: Decimal
+    label: str
+
+
+class Sealed(NamedTuple):
+    """Where the frame that closed an entry stands, and what proves that it has not been changed since: the hash of the
+    segment's seal, which is chained to those before it, and of its file."""
+
+    segment: int
+    seal_sha256: str
+    file_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """`figures` gives the lines of a business figure by its name, None where there is none; `seal` says how an entry's
+    frame (journal, sequence of the frame that closed it) is sealed, None while it is not."""
+
+    complete_to: datetime | None = None
+    prices: Callable[[], Prices] | None = None
+    figures: Callable[[str], Sequence[Figure] | None] = lambda _: None
+    figure_names: Callable[[], Sequence[str]] = tuple
+    seal: Callable[[str, int], Sealed | None] = lambda _journal, _sequence: None
+
+
+NOTHING = Beside()

@@ -1,0 +1,144 @@
+"""What reports add up: the measures of calls, from the hourly roll-ups where they can answer, else from the entries.
+
+The roll-ups answer a question whose dimensions and filters they keep, in time zones that are whole hours from UTC. They
+answer for the whole hours of a period; what lies at its edges is added up from the entries of those hours.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from costbearer.ledger import PROVENANCE_FIELDS
+from costbearer.reports.dimensions import dimension
+from costbearer.reports.periods import Period
+from costbearer.reports.query import Query, Reader, within
+from costbearer.reports.table import Source
+
+SUMMED: tuple[str, ...] = (
+    *("calls", "requests", "input_tokens", "output_tokens", "cache_read_input_tokens"),
+    *("cache_creation_input_tokens", "reasoning_output_tokens", "duration_ms", "timed_calls"),
+    *("unknown_calls", "unbounded_calls", "estimated_calls", "ok_calls", "retried_calls", "fallback_calls"),
+    *("cost_usd", "list_cost_usd", "effective_cost_usd", "estimated_usd", "unknown_bound_usd"),
+)
+"""Every measure: signed counts that add, and USD. A cost that is not known is in none of the amounts but the bound."""
+
+_HOUR = timedelta(hours=1)
+
+
+class Facts(NamedTuple):
+    """A table with the ledger's columns that were asked for and all of `SUMMED`, and what it was made of.
+
+    `asked` are its rows of the query's period, `compared` those of the one it is compared with.
+    """
+
+    table: Any
+    source: Source
+
+    @staticmethod
+    def sums(rows: Any, measures: Iterable[str], period: Period | None = None, prefix: str = "") -> dict[str, Any]:
+        """The measures added up over rows of the table, or of a period of them alone. The sum of nothing is NULL."""
+        where = None if period is None else within(rows, period)
+        return {prefix + name: rows[name].sum(where=where) for name in measures}
+
+
+def facts(reader: Reader, query: Query, by: Collection[str] | None = None, extra: Collection[str] = ()) -> Facts:
+    """The facts that lie in the query's periods and meet its filters.
+
+    `by` are the dimensions that will be grouped by, the query's own unless given; `extra` are further columns of the
+    ledger that the report looks at.
+    """
+    names = [*(query.by if by is None else by), *(name for name, _ in query.where)]
+    columns = sorted({column for name in names for column in dimension(name).source} | {"started_at", *extra})
+    rollups = reader.rollups
+    kept = rollups is not None and set(columns) <= set(rollups.columns)
+    if kept and query.zone.whole_hours(query.periods):
+        spans = [_split(period) for period in _apart(query.periods)]
+        parts = [_of_rollups(rollups, query, columns, inner) for inner, _ in spans if inner]
+        edges = [edge for _, outer in spans for edge in outer]
+        parts += [_of_entries(reader.entries, query, columns, edges)] if edges else []
+        if any(inner for inner, _ in spans):
+            table = parts[0] if len(parts) == 1 else parts[0].union(*parts[1:])
+            return Facts(table, "rollups and entries" if edges else "rollups")
+    return Facts(_of_entries(reader.entries, query, columns, query.periods), "entries")
+
+
+def _apart(periods: list[Period]) -> list[Period]:
+    """The same time as pieces that do not overlap, cut wherever a period begins or ends."""
+    cuts = sorted({moment for period in periods for moment in (period.since, period.until)})
+    pieces = [Period(begin, end) for begin, end in itertools.pairwise(cuts)]
+    return [
+        piece
+        for piece in pieces
+        if any(period.since <= piece.since and piece.until <= period.until for period in periods)
+    ]
+
+
+def _split(period: Period) -> tuple[Period | None, list[Period]]:
+    """The whole hours of a period, and what is left of it on either side."""
+    begin, end = _hour_up(period.since), _hour(period.until)
+    if begin >= end:
+        return None, [period]
+    edges = [Period(period.since, begin)] if period.since < begin else []
+    edges += [Period(end, period.until)] if end < period.until else []
+    return Period(begin, end), edges
+
+
+def _hour(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def _hour_up(moment: datetime) -> datetime:
+    return _hour(moment + _HOUR - timedelta(microseconds=1))
+
+
+def _of_rollups(rollups: Any, query: Query, columns: list[str], period: Period) -> Any:
+    chosen = rollups.filter(query.within(rollups, period))
+    return chosen.select(*columns, **_measures(chosen, chosen["unknown_calls"], chosen["unbounded_calls"]))
+
+
+def _of_entries(entries: Any, query: Query, columns: list[str], periods: list[Period]) -> Any:
+    inside = within(entries, periods[0])
+    for period in periods[1:]:
+        inside |= within(entries, period)
+    chosen = entries.filter([inside, *query.conditions(entries)])
+    unknown = chosen["cost_usd"].isnull()
+    chosen = chosen.mutate(
+        timed_calls=chosen["duration_ms"].notnull().cast("int64"),
+        unknown_bound_usd=unknown.ifelse(chosen["bound_usd"], None),
+        **({"provenance": _provenance(chosen)} if "provenance" in columns else {}),
+    )
+    no_bound = unknown & chosen["bound_usd"].isnull()
+    return chosen.select(
+        *columns, **_measures(chosen, unknown.ifelse(chosen["calls"], 0), no_bound.ifelse(chosen["calls"], 0))
+    )
+
+
+def _measures(rows: Any, unknown: Any, unbounded: Any) -> dict[str, Any]:
+    """All of `SUMMED` out of rows that are entries or roll-ups: the columns are called the same."""
+    estimated = rows["basis"] == "estimated"
+    again, else_ = rows["reason"] == "retry", rows["reason"] == "fallback"
+    made = {
+        "unknown_calls": unknown.cast("int64"),
+        "unbounded_calls": unbounded.cast("int64"),
+        "estimated_calls": estimated.ifelse(rows["calls"], 0),
+        "ok_calls": (rows["status"] == "ok").ifelse(rows["calls"], 0),
+        "retried_calls": again.ifelse(rows["calls"], 0),
+        "fallback_calls": else_.ifelse(rows["calls"], 0),
+        "estimated_usd": estimated.ifelse(rows["cost_usd"], None),
+    }
+    return {name: made[name] if name in made else rows[name] for name in SUMMED}
+
+
+def _provenance(entries: Any) -> Any:
+    """What the roll-ups keep, out of an entry's attribution: JSON as this project writes it, without blanks."""
+    letters = []
+    for name in PROVENANCE_FIELDS:
+        pattern = f'"{name}":\\{{"value":"(?:[^"\\\\]|\\\\.)*","provenance":"([a-z])'
+        letters.append(entries["attribution"].re_extract(pattern, 1).nullif("").fill_null("-"))
+    spelled = letters[0]
+    for letter in letters[1:]:
+        spelled = spelled + letter
+    return spelled
