@@ -26,8 +26,8 @@ from costbearer.reports.facts import facts
 from costbearer.reports.query import Query, Reader
 from costbearer.reports.spend import answer, expression
 from costbearer.reports.table import Table
-from costbearer.stores import rollups
 from costbearer.stores.ledger_schema import CHARGES_ARROW, ENTRIES_ARROW
+from costbearer.stores.rollups import CALLS, CHARGES
 from tests.factories import BORN, make_entry, make_unknown
 from tests.ledgers import reader_of
 
@@ -201,7 +201,8 @@ class Spoilt:
 
     def __init__(self, reader: Reader, *, lossy: bool) -> None:
         self.reader, self.lossy, self.asked = reader, lossy, 0
-        self.entries, self.charges, self.rollups = reader.entries, reader.charges, reader.rollups
+        self.entries, self.charges = reader.entries, reader.charges
+        self.rollups, self.charge_rollups = reader.rollups, reader.charge_rollups
 
     def execute(self, expression: Any, /) -> pa.Table:
         self.asked += 1
@@ -558,7 +559,8 @@ class Tables:
 
     entries = ibis.table(ibis.Schema.from_pyarrow(ENTRIES_ARROW), name="entries")
     charges = ibis.table(ibis.Schema.from_pyarrow(CHARGES_ARROW), name="charges")
-    rollups = ibis.table(ibis.Schema.from_pyarrow(rollups.ARROW), name="rollups")
+    rollups = ibis.table(ibis.Schema.from_pyarrow(CALLS.arrow), name=CALLS.name)
+    charge_rollups = ibis.table(ibis.Schema.from_pyarrow(CHARGES.arrow), name=CHARGES.name)
 
     def execute(self, expression: Any, /) -> pa.Table:
         raise AssertionError("nothing is run")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from costbearer.corrections import Closed
     from costbearer.gateway.worker import Worker
     from costbearer.ledger import Entry
+    from costbearer.rate_card import Card
     from costbearer.reports.beside import Beside
     from costbearer.reports.periods import Zone
     from costbearer.stores.duckdb import Ledger
@@ -284,8 +285,26 @@ def _beside(config: Config, bookkeeper: Bookkeeper) -> Beside:
     return Beside(
         complete_to=bookkeeper.complete_to,
         prices=functools.partial(load_prices, config.prices_dir),
+        card=functools.partial(_card, config.prices_dir),
         seal=sealed,
     )
+
+
+def _card(prices_dir: Path, name: str) -> Card | None:
+    """A rate card by its id, from whichever archive or contract that was ever kept has it, the one in use first."""
+    from costbearer.contract import Contract
+
+    now = load_prices(prices_dir)
+    books = [now.book] + [PriceBook.loads(archive.load(prices_dir, each)) for each in archive.all_hashes(prices_dir)]
+    for book in books:
+        found = book.card(name)
+        if found is not None:
+            return found
+    for digest in archive.all_contracts(prices_dir):
+        found = Contract.loads(archive.load_contract(prices_dir, digest)).find_card(name)
+        if found is not None:
+            return found
+    return None
 
 
 def home_zone(config: Config) -> Zone:

@@ -49,9 +49,10 @@ DESCRIPTIONS: tuple[str, ...] = (
 )
 """Fields a caller may assert beside the key's labels; each is a column of its own."""
 
-PROVENANCE_FIELDS: tuple[str, ...] = (*LABELS, *DESCRIPTIONS)
-"""The fields whose provenance an entry keeps. Where it is spelled as text, it has one character for each, in this
-order: v(erified), a(sserted), i(nferred), d(elegated), or `-` for a field nobody stated."""
+PROVENANCE_FIELDS: tuple[str, ...] = (*LABELS, *DESCRIPTIONS, "trace_id")
+"""The fields of which it can be said who vouches for them. Where that is spelled as text, it has one character for
+each, in this order: v(erified), a(sserted), i(nferred), d(elegated), or `-` for a field nobody stated. What has a value
+and no attribution, as a trace, was asserted."""
 
 AWAITING_RESULT = "awaiting_result"
 """`reason_unknown` of a call whose result comes later (a background response, a batch job): `Settlement` closes it."""

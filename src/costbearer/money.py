@@ -8,7 +8,7 @@ the project are computed in a context that raises rather than round, so a lost d
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 
 from costbearer.errors import AmountInvalid
 
@@ -19,6 +19,8 @@ ZERO = Decimal("0.000000000000")
 
 _EXACT = Context(prec=2 * DIGITS, rounding=ROUND_HALF_EVEN, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow])
 _ROUNDING = Context(prec=2 * DIGITS, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
+DEEP = Context(prec=100, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
+"""For calculations with ratios: so many digits that what is cut off at the end never shows."""
 _CENT = Decimal("0.01")
 _MICRO = Decimal("0.000001")
 _LIMIT = Decimal(10) ** (DIGITS - PLACES)
@@ -69,7 +71,7 @@ def minus(left: Decimal, right: Decimal) -> Decimal:
     return _subtract(left, right)
 
 
-def per(amount: Decimal, quantity: int) -> Decimal | None:
+def per(amount: Decimal, quantity: int | Decimal) -> Decimal | None:
     """Amount / quantity, rounded half-even to 12 places: an average or a unit price. None where quantity is 0."""
     if not quantity:
         return None
@@ -109,6 +111,33 @@ def allocate(amount: Decimal, weights: Sequence[Decimal | int]) -> list[Decimal]
         Decimal(sign * (quotient + (1 if index in extra else 0))).scaleb(-PLACES, context=_EXACT)
         for index, (quotient, _) in enumerate(parts)
     ]
+
+
+def ratio(part: Decimal | int, whole: Decimal | int) -> Decimal:
+    """The part divided by the whole to 100 digits, for a calculation whose end `settled` brings back to 12 places.
+
+    Raises:
+        decimal.DivisionByZero: the whole is 0.
+    """
+    return DEEP.divide(Decimal(part), Decimal(whole))
+
+
+def settled(amount: Decimal, parts: Sequence[Decimal]) -> list[Decimal]:
+    """Parts that were calculated to 100 digits and add up to an amount, with 12 places and still adding up to it.
+
+    Each is cut to 12 places; the units that are left go, one each, to the largest remainders, the earlier one first
+    where two are equal.
+
+    Raises:
+        AmountInvalid: they do not add up to the amount.
+    """
+    cut = [part.quantize(QUANTUM, rounding=ROUND_FLOOR, context=DEEP) for part in parts]
+    units = int(_EXACT.scaleb(_subtract(amount, total(cut)), PLACES))
+    if not 0 <= units <= len(parts):
+        raise AmountInvalid(f"parts that should add up to {text(amount)} do not: they are {units} units away from it")
+    order = sorted(range(len(parts)), key=lambda index: (cut[index] - parts[index], index))
+    more = set(order[:units])
+    return [_add(part, QUANTUM) if index in more else _add(part, ZERO) for index, part in enumerate(cut)]
 
 
 def text(amount: Decimal) -> str:

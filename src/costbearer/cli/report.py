@@ -16,6 +16,7 @@ from costbearer import reports
 from costbearer.cli.client import Local, Remote, with_client
 from costbearer.cli.output import csv_option, json_option, print_json
 from costbearer.errors import InputInvalid, RemoteFailed
+from costbearer.reports import coverage
 from costbearer.reports.dimensions import DIMENSIONS
 from costbearer.reports.query import PARAMETERS, Form
 
@@ -56,10 +57,9 @@ def _command(form: Form) -> click.Command:
     @json_option
     @csv_option
     @click.option("--format", "shape", type=click.Choice(FORMS), help="The form of the answer.  [default: table]")
-    @click.option("--digest", type=click.Choice(["markdown"]), help="The same as --format, for a message.")
     @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
     def run(client: Local | Remote, as_json: bool, as_csv: bool, **given: Any) -> None:
-        shape = _shape(as_json, as_csv, given.pop("shape"), given.pop("digest"))
+        shape = _shape(as_json, as_csv, given.pop("shape"), given.pop("digest", None))
         output = given.pop("output")
         if shape == "xlsx" and output is None and sys.stdout.isatty():
             raise click.UsageError("a workbook is no text; name a file with -o", click.get_current_context())
@@ -74,6 +74,9 @@ def _command(form: Form) -> click.Command:
     run.__doc__ = form.tells
     command = click.command(form.name, help=form.tells, epilog=_EPILOG if "where" in form.takes else None)(run)
     named = [name for name in PARAMETERS if name in form.takes]
+    if form is coverage.FORM:
+        said = "A short message in Markdown: where it stands, what changed, what to do first."
+        command.params.append(click.Option(["--digest"], type=click.Choice(["markdown"]), help=said))
     command.params = [*(_option(name, form) for name in named), *command.params]
     return command
 
@@ -93,7 +96,7 @@ def _option(name: str, form: Form) -> click.Parameter:
 
 def _shape(as_json: bool, as_csv: bool, shape: str | None, digest: str | None) -> str:
     said = [name for name, on in (("json", as_json), ("csv", as_csv)) if on]
-    said += [name for name in (shape, digest) if name is not None]
+    said += [name for name in (shape, digest and "digest") if name is not None]
     if len(said) > 1:
         raise click.UsageError(
             "--json, --csv, --format and --digest say the form of one answer; choose one", click.get_current_context()
@@ -123,6 +126,8 @@ def _text(table: Table, shape: str, width: int | None) -> str:
         return table.to_json() + "\n"
     if shape == "csv":
         return table.to_csv()
+    if shape == "digest":
+        return coverage.digest(table)
     return table.to_markdown() if shape == "markdown" else table.to_text(width)
 
 

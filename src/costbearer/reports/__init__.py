@@ -11,10 +11,23 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from costbearer.errors import CostbearerError, NotFound, RemoteFailed
-from costbearer.reports import spend, unknown
+from costbearer.reports import (
+    agents,
+    chargeback,
+    coverage,
+    explain,
+    models,
+    owner,
+    receipt,
+    runs,
+    spend,
+    top_keys,
+    unit_cost,
+    unknown,
+)
 from costbearer.reports.beside import NOTHING, Beside
 from costbearer.reports.periods import ZONE_UTC, Zone, parse_instant, zone
-from costbearer.reports.query import OPTIONS, SPEND, Form, Query, Reader
+from costbearer.reports.query import SPEND, Form, Query, Reader
 from costbearer.reports.table import Part, Table, amounts_of, columns_of, total_of
 
 Answer = Callable[[Reader, Query, Beside], Table]
@@ -31,7 +44,17 @@ REPORTS: Mapping[str, Report] = {
     report.form.name: report
     for report in (
         Report(SPEND, spend.answer),
+        Report(top_keys.FORM, top_keys.answer),
+        Report(chargeback.FORM, chargeback.answer),
+        Report(agents.FORM, agents.answer),
+        Report(owner.FORM, owner.answer),
+        Report(unit_cost.FORM, unit_cost.answer),
+        Report(models.FORM, models.answer),
+        Report(coverage.FORM, coverage.answer),
+        Report(explain.FORM, explain.answer),
         Report(unknown.FORM, unknown.answer),
+        *(Report(form, runs.answer) for form in runs.FORMS.values()),
+        Report(receipt.FORM, receipt.answer),
     )
 }
 
@@ -93,7 +116,7 @@ def _asked(document: Mapping[str, Any], form: Form) -> Query:
     pairs += [(name, document[name]) for name in ("since", "until", "sort") if name in form.takes]
     pairs += [("by", ",".join(document["by"]))] if "by" in form.takes else []
     pairs += [("limit", str(document["limit"]))] if "limit" in form.takes else []
-    pairs += [(name, document[name]) for name in form.takes if name in document and name in OPTIONS]
+    pairs += list(document["options"].items())
     compare = document["compare"]
     pairs += [("compare", f"{compare['since']}..{compare['until']}")] if compare else []
     return Query.parse(pairs, now=datetime.fromisoformat(document["until"]), form=form, home=home)

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from costbearer.contract import Prices
+from costbearer.rate_card import Card
 
 
 class Figure(NamedTuple):
@@ -30,13 +31,15 @@ class Sealed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """`figures` gives the lines of a business figure by its name, None where there is none; `seal` says how an entry's
-    frame (journal, sequence of the frame that closed it) is sealed, None while it is not."""
+    """`card` finds a rate card by its id in every price archive that was ever kept. `figures` gives the lines of a
+    business figure by its name, None where there is none. `seal` says how the frame that closed an entry (journal,
+    sequence) is sealed, None while it is not."""
 
     complete_to: datetime | None = None
     prices: Callable[[], Prices] | None = None
     figures: Callable[[str], Sequence[Figure] | None] = lambda _: None
     figure_names: Callable[[], Sequence[str]] = tuple
+    card: Callable[[str], Card | None] = lambda _: None
     seal: Callable[[str, int], Sealed | None] = lambda _journal, _sequence: None
 
 

@@ -7,10 +7,11 @@ answer for the whole hours of a period; what lies at its edges is added up from 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from costbearer import money
 from costbearer.ledger import PROVENANCE_FIELDS
 from costbearer.reports.dimensions import dimension
 from costbearer.reports.periods import Period
@@ -20,19 +21,20 @@ from costbearer.reports.table import Source
 SUMMED: tuple[str, ...] = (
     *("calls", "requests", "input_tokens", "output_tokens", "cache_read_input_tokens"),
     *("cache_creation_input_tokens", "reasoning_output_tokens", "duration_ms", "timed_calls"),
-    *("unknown_calls", "unbounded_calls", "estimated_calls", "ok_calls", "retried_calls", "fallback_calls"),
+    *("charged_calls", "unknown_calls", "unbounded_calls", "estimated_calls"),
+    *("ok_calls", "retried_calls", "fallback_calls"),
     *("cost_usd", "list_cost_usd", "effective_cost_usd", "estimated_usd", "unknown_bound_usd"),
 )
 """Every measure: signed counts that add, and USD. A cost that is not known is in none of the amounts but the bound."""
+
+CHARGED: tuple[str, ...] = ("charge_model", "meter", "quantity", "cost_usd", "list_cost_usd")
+"""What `charge_facts` give beside the columns that are asked for."""
 
 _HOUR = timedelta(hours=1)
 
 
 class Facts(NamedTuple):
-    """A table with the ledger's columns that were asked for and all of `SUMMED`, and what it was made of.
-
-    `asked` are its rows of the query's period, `compared` those of the one it is compared with.
-    """
+    """A table with the ledger's columns that were asked for and all measures, and what it was made of."""
 
     table: Any
     source: Source
@@ -45,24 +47,42 @@ class Facts(NamedTuple):
 
 
 def facts(reader: Reader, query: Query, by: Collection[str] | None = None, extra: Collection[str] = ()) -> Facts:
-    """The facts that lie in the query's periods and meet its filters.
+    """The calls that lie in the query's periods and meet its filters, with all of `SUMMED`.
 
     `by` are the dimensions that will be grouped by, the query's own unless given; `extra` are further columns of the
-    ledger that the report looks at.
+    ledger that the report looks at, `provenance` among them.
     """
+    return _made(query, by, extra, reader.rollups, _of_rollups, lambda *asked: _of_entries(reader.entries, *asked))
+
+
+def charge_facts(reader: Reader, query: Query, by: Collection[str] | None = None, extra: Collection[str] = ()) -> Facts:
+    """The charges of those calls: `charge_model`, `meter`, `quantity`, `cost_usd` and `list_cost_usd` with the columns
+    that were asked for."""
+    return _made(
+        query, by, extra, reader.charge_rollups, _of_charge_rollups, lambda *asked: _of_charges(reader, *asked)
+    )
+
+
+def _made(
+    query: Query,
+    by: Collection[str] | None,
+    extra: Collection[str],
+    rollups: Any | None,
+    of_rollups: Callable[[Any, Query, list[str], Period], Any],
+    of_entries: Callable[[Query, list[str], list[Period]], Any],
+) -> Facts:
     names = [*(query.by if by is None else by), *(name for name, _ in query.where)]
     columns = sorted({column for name in names for column in dimension(name).source} | {"started_at", *extra})
-    rollups = reader.rollups
     kept = rollups is not None and set(columns) <= set(rollups.columns)
     if kept and query.zone.whole_hours(query.periods):
         spans = [_split(period) for period in _apart(query.periods)]
-        parts = [_of_rollups(rollups, query, columns, inner) for inner, _ in spans if inner]
+        parts = [of_rollups(rollups, query, columns, inner) for inner, _ in spans if inner]
         edges = [edge for _, outer in spans for edge in outer]
-        parts += [_of_entries(reader.entries, query, columns, edges)] if edges else []
-        if any(inner for inner, _ in spans):
+        if parts:
+            parts += [of_entries(query, columns, edges)] if edges else []
             table = parts[0] if len(parts) == 1 else parts[0].union(*parts[1:])
             return Facts(table, "rollups and entries" if edges else "rollups")
-    return Facts(_of_entries(reader.entries, query, columns, query.periods), "entries")
+    return Facts(of_entries(query, columns, query.periods), "entries")
 
 
 def _apart(periods: list[Period]) -> list[Period]:
@@ -99,14 +119,32 @@ def _of_rollups(rollups: Any, query: Query, columns: list[str], period: Period) 
     return chosen.select(*columns, **_measures(chosen, chosen["unknown_calls"], chosen["unbounded_calls"]))
 
 
-def _of_entries(entries: Any, query: Query, columns: list[str], periods: list[Period]) -> Any:
+def _of_charge_rollups(rollups: Any, query: Query, columns: list[str], period: Period) -> Any:
+    return rollups.filter(query.within(rollups, period)).select(*columns, *CHARGED)
+
+
+def _of_charges(reader: Reader, query: Query, columns: list[str], periods: list[Period]) -> Any:
+    chosen = _chosen(reader.entries, query, periods).select("journal", "sequence", *columns)
+    charges = reader.charges
+    charges = charges.select(
+        "journal", "sequence", "meter", "quantity", "cost_usd", "list_cost_usd", charge_model=charges["model"]
+    )
+    return chosen.join(charges, ["journal", "sequence"]).select(*columns, *CHARGED)
+
+
+def _chosen(entries: Any, query: Query, periods: list[Period]) -> Any:
     inside = within(entries, periods[0])
     for period in periods[1:]:
         inside |= within(entries, period)
-    chosen = entries.filter([inside, *query.conditions(entries)])
+    return entries.filter([inside, *query.conditions(entries)])
+
+
+def _of_entries(entries: Any, query: Query, columns: list[str], periods: list[Period]) -> Any:
+    chosen = _chosen(entries, query, periods)
     unknown = chosen["cost_usd"].isnull()
     chosen = chosen.mutate(
         timed_calls=chosen["duration_ms"].notnull().cast("int64"),
+        charged_calls=_charged(chosen).fill_null(False).ifelse(chosen["calls"], 0),
         unknown_bound_usd=unknown.ifelse(chosen["bound_usd"], None),
         **({"provenance": _provenance(chosen)} if "provenance" in columns else {}),
     )
@@ -114,6 +152,12 @@ def _of_entries(entries: Any, query: Query, columns: list[str], periods: list[Pe
     return chosen.select(
         *columns, **_measures(chosen, unknown.ifelse(chosen["calls"], 0), no_bound.ifelse(chosen["calls"], 0))
     )
+
+
+def _charged(entries: Any) -> Any:
+    """What is billed, if only at a price of 0: not what failed, nor what a cache of the gateway answered."""
+    free = (entries["cost_usd"] == money.ZERO) & (entries["status"] == "ok") & ~entries["cache_hit"]
+    return (entries["cost_usd"] != money.ZERO) | free
 
 
 def _measures(rows: Any, unknown: Any, unbounded: Any) -> dict[str, Any]:
@@ -137,7 +181,8 @@ def _provenance(entries: Any) -> Any:
     letters = []
     for name in PROVENANCE_FIELDS:
         pattern = f'"{name}":\\{{"value":"(?:[^"\\\\]|\\\\.)*","provenance":"([a-z])'
-        letters.append(entries["attribution"].re_extract(pattern, 1).nullif("").fill_null("-"))
+        letter = entries["attribution"].re_extract(pattern, 1).nullif("").fill_null("a")
+        letters.append(entries[name].nullif("").isnull().ifelse("-", letter))
     spelled = letters[0]
     for letter in letters[1:]:
         spelled = spelled + letter

@@ -65,7 +65,11 @@ class Reader(Protocol):
 
     @property
     def rollups(self) -> Any | None:
-        """The hourly sums (see `facts`); None where the ledger keeps none."""
+        """The hourly sums of entries (see `facts`); None where the ledger keeps none."""
+
+    @property
+    def charge_rollups(self) -> Any | None:
+        """Those of charges."""
 
     def execute(self, expression: Any, /) -> pa.Table: ...
 
@@ -188,7 +192,7 @@ class Query:
             "sort": self.sort,
             "tz": self.zone.name,
             "limit": self.limit,
-            **dict(self.options),
+            "options": dict(self.options),
         }
 
     def conditions(self, entries: Any) -> list[Any]:

@@ -14,7 +14,8 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|<>~&@$])")
 def markdown(table: Table) -> str:
     """A heading, the period, the rows with their total, remarks, and the command that repeats it."""
     query = table.query
-    lines = [f"### {escaped(table.title)}", "", escaped(span(query.period.since, query.period.until, query.zone))]
+    lines = [f"### {escaped(table.title)}"]
+    lines += [] if table.form.ever else ["", escaped(span(query.period.since, query.period.until, query.zone))]
     if query.compare is not None:
         compared = span(query.compare.since, query.compare.until, query.zone)
         lines += ["", f"compared with {escaped(compared)}"]
@@ -47,8 +48,9 @@ def _grid(part: Part) -> list[str]:
     totals = total_row(part.columns, part.totals)
     if totals:
         foot = [escaped(cell) for cell in shown_row(part.columns, totals)]
-        if shown[0].kind in TEXTS:
-            foot[0] = "total"
+        texts = [column.kind in TEXTS for column in shown]
+        if any(texts):
+            foot[texts.index(True)] = "total"
         lines.append(_line([f"**{cell}**" if cell else "" for cell in foot]))
     return lines
 

@@ -21,7 +21,8 @@ def text(table: Table, width: int | None = None) -> str:
     """The whole answer. On a terminal `width` columns wide long buckets are folded; numbers are never cut: where they
     alone are wider, so are the lines."""
     query = table.query
-    lines = [visible(table.title), f"period    {span(query.period.since, query.period.until, query.zone)}"]
+    lines = [visible(table.title)]
+    lines += [] if table.form.ever else [f"period    {span(query.period.since, query.period.until, query.zone)}"]
     lines += [f"compared  {span(query.compare.since, query.compare.until, query.zone)}"] if query.compare else []
     lines += [f"where     {name} = {' or '.join(map(visible, values))}" for name, values in query.where]
     main = Part("", "", table.columns, table.rows, table.totals)
@@ -58,8 +59,8 @@ def _grid(part: Part, width: int | None) -> str:
     names = [column.name for column in part.columns]
     totals = total_row(part.columns, part.totals)
     foot = shown_row(part.columns, totals) if totals else [""] * len(shown)
-    if totals and left[0]:
-        foot[0] = "total"
+    if totals and any(left):
+        foot[left.index(True)] = "total"
     body = [shown_row(part.columns, dict(zip(names, row, strict=True))) for row in part.rows]
     sizes = [
         max(_width(text) for text in (*head.split("\n"), total, *(cells[place] for cells in body)))

@@ -19,12 +19,12 @@ from costbearer import money
 from costbearer.reports.periods import instant
 from costbearer.reports.query import SPEND, Form, Query
 
-Kind = Literal["bucket", "text", "count", "usd", "delta", "unit", "share", "change", "ratio", "ms"]
+Kind = Literal["bucket", "text", "count", "usd", "part", "delta", "moved", "unit", "price", "share", "change", "ms"]
 Cell = str | int | float | Decimal | None
 Empty = Literal["no_entries", "none_in_period", "none_match", "none_unknown"]
 Source = Literal["entries", "rollups", "rollups and entries"]
 
-AMOUNTS: frozenset[Kind] = frozenset({"usd", "delta", "unit"})
+AMOUNTS: frozenset[Kind] = frozenset({"usd", "part", "delta", "moved", "unit", "price"})
 TEXTS: frozenset[Kind] = frozenset({"bucket", "text"})
 EMPTY: Mapping[str, str] = {
     "no_entries": "No calls are recorded yet. They appear here within a second of the first call through the gateway.",
@@ -39,8 +39,9 @@ _CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 class Column(NamedTuple):
     """`name` is the key in JSON and the head in CSV; `title` the head for people, "" where the text leaves it out.
 
-    `usd` and `delta` are amounts; `unit` is an amount per something, None where there is nothing to divide by. `share`
-    and `change` are ratios that people read as percentages, `ratio` one that they do not. `unknown_of` names the counts
+    `usd` and `delta` are amounts, unknown where there is none; `part` is one that need not be there, `moved` one that
+    was calculated to more places than people read; `unit` is an amount per something, None where there is nothing to
+    divide by, `price` one of a rate card. `share` and `change` are ratios, read as percentages. `unknown_of` names the counts
     (calls, those of unknown cost) behind a cell: where they are equal nothing is known, and people read that instead of
     $0.00.
     """
@@ -67,7 +68,8 @@ class Table:
 
     `rows` hold one cell per column; an amount is an exact Decimal, a share a ratio or None where the whole is 0.
     `cost_usd` of a row is the sum of the costs that are known; `unknown_calls` beside it says how many are not.
-    `totals` are by name, an amount under each name that ends in `_usd` (None: not known). `complete_to` is the time up
+    `totals` are by name, an amount under each name that ends in `_usd` or
+    begins with `usd_per_` (None: not known). `complete_to` is the time up
     to which every closed call is in the ledger, where that is known. `empty` says why there are no rows. `notes` are
     what the report itself says in sentences, `source` is what it was added up from, `parts` are its further tables.
     """
@@ -76,7 +78,7 @@ class Table:
     query: Query
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    totals: Mapping[str, int | Decimal | None]
+    totals: Mapping[str, int | float | Decimal | None]
     complete_to: datetime | None = None
     empty: Empty | None = None
     notes: tuple[str, ...] = ()
@@ -206,11 +208,11 @@ def shown_row(columns: Sequence[Column], cells: Mapping[str, Cell]) -> list[str]
 def shown_cell(cell: Cell, kind: Kind) -> str:
     """One cell as people read it."""
     if isinstance(cell, Decimal):
-        return ("+" if kind == "delta" and cell > 0 else "") + money.display(cell)
+        sign = "+" if kind in {"delta", "moved"} and cell > 0 else ""
+        shown = {"unit": money.brief, "moved": money.brief, "price": money.display_price}.get(kind, money.display)
+        return sign + shown(cell)
     if cell is None:
         return money.display(None) if kind in {"usd", "delta"} else "-"
-    if kind == "ratio":
-        return f"{cell:.2f}"
     if isinstance(cell, float):
         size = f"{cell:.1%}" if cell == 0 or abs(cell) >= 0.001 else f"{'-' if cell < 0 else ''}<0.1%"
         return "+" + size if kind == "change" and cell > 0 else size
@@ -236,11 +238,11 @@ def columns_of(described: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
     )
 
 
-def total_of(name: str, value: Any) -> int | Decimal | None:
+def total_of(name: str, value: Any) -> int | float | Decimal | None:
     """A total of a JSON document."""
-    if name.endswith("_usd") and value is not None:
+    if (name.endswith("_usd") or name.startswith("usd_per_")) and value is not None:
         return money.usd(value)
-    count: int | None = value
+    count: int | float | None = value
     return count
 
 
@@ -264,7 +266,7 @@ def csv_quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if _CSV_SPECIAL.search(text) else text
 
 
-def calls(count: int | Decimal) -> str:
+def calls(count: float | Decimal) -> str:
     """`1 call`, `2,000 calls`."""
     return f"{count:,} call{'' if count == 1 else 's'}"
 

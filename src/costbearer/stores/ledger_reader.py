@@ -44,7 +44,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Reader:
-    """One state of the ledger, unchanged while it is held. `entries`, `charges` and `rollups` are Ibis tables.
+    """One state of the ledger, unchanged while it is held. Its four tables are Ibis tables.
 
     Not to be shared between threads.
     """
@@ -56,7 +56,8 @@ class Reader:
         self._backend = backend
         self.entries = _ENTRIES_TABLE
         self.charges = _CHARGES_TABLE
-        self.rollups = _ROLLUPS_TABLE
+        self.rollups = _ROLLUPS[rollups.CALLS.name]
+        self.charge_rollups = _ROLLUPS[rollups.CHARGES.name]
 
     def execute(self, expression: Any, /) -> pa.Table:
         """The rows of an Ibis expression.
@@ -96,8 +97,8 @@ class Reader:
 
     def rollups_difference(self) -> tuple[int, int]:
         """Groups of the hourly sums that are not what the entries add up to, and how many groups there are."""
-        (row,) = self.sql(rollups.DIFFERENCE).to_pylist()
-        return max(row["unmade"], row["unkept"]), row["groups"]
+        rows = [row for statement in rollups.DIFFERENCES for row in self.sql(statement).to_pylist()]
+        return sum(max(row["unmade"], row["unkept"]) for row in rows), sum(row["groups"] for row in rows)
 
     def grouped(self, by: Sequence[str]) -> list[dict[str, Any]]:
         """Exact sums of the entries by some columns (`model` and `day` are made), one row per group.
@@ -119,7 +120,9 @@ class Reader:
 
 # Made from the schema: asking the engine for it uses a call of DuckDB that this release deprecates.
 _ENTRIES_TABLE: Any = ibis.table(ibis.Schema.from_pyarrow(ENTRIES_ARROW), name="entries")
-_ROLLUPS_TABLE: Any = ibis.table(ibis.Schema.from_pyarrow(rollups.ARROW), name=rollups.NAME)
+_ROLLUPS: Mapping[str, Any] = {
+    rollup.name: ibis.table(ibis.Schema.from_pyarrow(rollup.arrow), name=rollup.name) for rollup in rollups.ROLLUPS
+}
 _CHARGES_TABLE: Any = ibis.table(ibis.Schema.from_pyarrow(CHARGES_ARROW), name="charges")
 
 TOTALS = """
