@@ -117,7 +117,7 @@ def test_a_question_that_cannot_be_asked_is_400_and_names_why(
 def test_an_unknown_report_is_404_and_names_the_known_ones(client: TestClient) -> None:
     answer = client.get("/api/v1/reports/spending")
     assert answer.status_code == 404
-    message = "there is no report 'spending'; known are spend, unknown"
+    message = f"there is no report 'spending'; known are {', '.join(reports.REPORTS)}"
     assert answer.json()["error"] == {"code": "not_found", "message": message}
 
 

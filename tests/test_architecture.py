@@ -34,6 +34,7 @@ RANKS: dict[str, int] = {
     "dialects": 2,
     "logformats": 2,
     "settlements": 2,
+    "figures": 1,
     "credentials": 3,
     "frames": 3,
     "journal": 3,
@@ -49,6 +50,8 @@ RANKS: dict[str, int] = {
     "price_desk": 4,
     "audit": 4,
     "imports": 4,
+    "backfill": 4,
+    "backfill_desk": 4,
     "reconcile": 4,
     "gateway": 5,
     "console": 5,
@@ -70,7 +73,7 @@ HOMES: dict[str, set[str]] = {
     "sqlalchemy": {"stores"},
     "alembic": {"stores"},
     "sqlite3": {"stores"},
-    "ibis": {"stores", "reports", "rerate", "restate", "amortise", "logformats", "audit"},
+    "ibis": {"stores", "reports", "rerate", "restate", "standing", "amortise", "logformats", "audit"},
     "granian": {"gateway"},
     "httptools": {"gateway", "simulator"},
     "fastapi": {"console", "app"},
@@ -81,6 +84,7 @@ HOMES: dict[str, set[str]] = {
     "openai": {"demo"},
     "anthropic": {"demo"},
     "google": {"demo"},
+    "xlsxwriter": {"reports"},
     "trustme": {"demo"},
 }
 """Library -> the only places that may import it."""

@@ -116,7 +116,7 @@ def only(found: dict[str, Finding], *failed: str) -> None:
     ("statement", "failed"),
     [
         ("UPDATE entries SET team = 'c' WHERE team = 'a'", {"rows", "ledger", "roll-ups", "metrics"}),
-        ("UPDATE entries SET feature = 'x' WHERE sequence = 2", {"rows"}),
+        ("UPDATE entries SET feature = NULL WHERE sequence = 2", {"rows", "roll-ups"}),
         (
             "UPDATE entries SET started_at = started_at - INTERVAL 2 DAY WHERE sequence = 2",
             {"rows", "ledger", "roll-ups"},

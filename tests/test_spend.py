@@ -540,6 +540,8 @@ ADDING = (
     ops.Abs,
     ops.Literal,
     ops.SortKey,
+    ops.Equals,
+    ops.NotEquals,
 )
 """All that a report may let the engine do to money: everything else rounds on one engine or overflows on another."""
 

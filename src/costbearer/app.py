@@ -37,6 +37,7 @@ from costbearer.stores.secrets import Keyring
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
+    from costbearer.backfill_desk import BackfillDesk
     from costbearer.bookkeeper import Bookkeeper
     from costbearer.contract import Contract, Prices
     from costbearer.corrections import Closed
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from costbearer.rate_card import Card
     from costbearer.reports.beside import Beside
     from costbearer.reports.periods import Zone
+    from costbearer.stores.control import Control
+    from costbearer.stores.directory import Directory
     from costbearer.stores.duckdb import Ledger
     from costbearer.stores.periods import Periods
 
@@ -193,7 +196,7 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
             yield create_app(
                 config,
                 control,
-                routers=_routers(config, ledger, bookkeeper, periods),
+                routers=_routers(config, control, ledger, bookkeeper, periods),
                 ready=lambda: {"ledger": bookkeeper.failure is None and bookkeeper.complete_to is not None},
             )
         bookkeeper.catch_up()
@@ -224,9 +227,13 @@ def _background(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods:
         polling.join(JOBS_STOP_S)
 
 
-def _routers(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods) -> list[APIRouter]:
+def _routers(
+    config: Config, control: Control, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods
+) -> list[APIRouter]:
     from costbearer.amortise import amortise
+    from costbearer.backfill_desk import BackfillDesk
     from costbearer.console.api_amortisations import amortisation_router
+    from costbearer.console.api_directory import directory_router
     from costbearer.console.api_doctor import doctor_router, full_examination
     from costbearer.console.api_entries import entries_router
     from costbearer.console.api_imports import imports_router
@@ -237,8 +244,13 @@ def _routers(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Pe
     from costbearer.console.metrics import metrics_router
     from costbearer.imports import post
     from costbearer.restate import Period, restate
+    from costbearer.stores.directory import Directory
 
     importing = threading.Lock()
+    directory = Directory(control.database)
+    desk = BackfillDesk(
+        directory, control, ledger, bookkeeper, closed=periods.as_of_now, gateway_url=config.gateway_url
+    )
 
     def imported(batch: Sequence[Entry]) -> dict[str, Any]:
         # One at a time: whether a call is there already is asked before it is posted.
@@ -246,7 +258,7 @@ def _routers(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Pe
             return post(ledger, bookkeeper, batch, periods.as_of_now()).document()
 
     def others() -> Beside:
-        return _beside(config, bookkeeper)
+        return _beside(config, bookkeeper, directory)
 
     def amortised(span: Period, apply: bool) -> dict[str, Any]:
         contract, closed, now = _contract(config), periods.as_of_now(), datetime.now(UTC)
@@ -264,6 +276,7 @@ def _routers(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Pe
         doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
         prices_router(config.prices_dir),
         periods_router(periods),
+        directory_router(directory, desk),
         amortisation_router(amortised),
         restatement_router(restated),
     ]
@@ -273,7 +286,7 @@ def _contract(config: Config) -> Contract | None:
     return load_prices(config.prices_dir).contract
 
 
-def _beside(config: Config, bookkeeper: Bookkeeper) -> Beside:
+def _beside(config: Config, bookkeeper: Bookkeeper, directory: Directory | None) -> Beside:
     """What reports look at beside the ledger, as it is now."""
     from costbearer.reports.beside import Beside, Sealed
     from costbearer.stores.segments import seal_of
@@ -286,6 +299,8 @@ def _beside(config: Config, bookkeeper: Bookkeeper) -> Beside:
         complete_to=bookkeeper.complete_to,
         prices=functools.partial(load_prices, config.prices_dir),
         card=functools.partial(_card, config.prices_dir),
+        figures=directory.figure if directory is not None else lambda _: None,
+        figure_names=lambda: tuple(directory.figure_names()) if directory is not None else (),
         seal=sealed,
     )
 
@@ -327,7 +342,32 @@ def home_zone(config: Config) -> Zone:
 @contextlib.contextmanager
 def beside(config: Config, bookkeeper: Bookkeeper) -> Iterator[Beside]:
     """What reports look at beside the ledger, for one command."""
-    yield _beside(config, bookkeeper)
+    from costbearer.stores.control import Control
+    from costbearer.stores.directory import Directory
+
+    if not config.control_file.exists():
+        yield _beside(config, bookkeeper, None)
+        return
+    with Control.open(config.control_file) as control:
+        yield _beside(config, bookkeeper, Directory(control.database))
+
+
+@contextlib.contextmanager
+def backfill_desk(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, closed: Closed) -> Iterator[BackfillDesk]:
+    """The desk for one command."""
+    from costbearer.backfill_desk import BackfillDesk
+    from costbearer.stores.control import Control
+    from costbearer.stores.directory import Directory
+
+    with Control.open(config.control_file) as control:
+        yield BackfillDesk(
+            Directory(control.database),
+            control,
+            ledger,
+            bookkeeper,
+            closed=lambda: closed,
+            gateway_url=config.gateway_url,
+        )
 
 
 @contextlib.contextmanager

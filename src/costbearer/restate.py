@@ -28,7 +28,7 @@ from costbearer.ledger import Charge, Entry
 from costbearer.prices import PriceBook
 from costbearer.rerate import PARTS_ARROW, Rerated, rerate
 from costbearer.standing import calls as calls_of
-from costbearer.stores.rows import entry_from
+from costbearer.standing import whole
 from costbearer.usage import COUNTS, Work
 
 UNPRICED = ("provider_unpriced", "model_unpriced", "tier_unpriced", "variant_unpriced", "tier_committed", "unrated")
@@ -336,20 +336,7 @@ def standing_entries(reader: Reader, found: Restatement, start: int) -> dict[str
     Raises:
         StoreFailed: the ledger cannot be read.
     """
-    rows = found.rows.slice(start, BATCH)
-    wanted = ibis.memtable(rows.select(["journal", "sequence", "entry_id"]))
-    entries = reader.entries
-    own = entries.semi_join(wanted, ["journal", "sequence"])
-    later = entries.filter(entries.calls == 0).semi_join(wanted, [entries.refers_to == wanted.entry_id])
-    both = own.union(later).order_by(["started_at", "journal", "sequence"])
-    charges: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for charge in reader.execute(reader.charges.semi_join(both, ["journal", "sequence"])).to_pylist():
-        charges.setdefault((charge["journal"], charge["sequence"]), []).append(charge)
-    whole: dict[str, list[Entry]] = {entry_id: [] for entry_id in rows["entry_id"].to_pylist()}
-    for row in reader.execute(both).to_pylist(maps_as_pydicts="strict"):
-        entry = entry_from(row, charges.get((row["journal"], row["sequence"]), []))
-        whole[entry.entry_id if entry.entry_id in whole else entry.refers_to or ""].append(entry)
-    return whole
+    return whole(reader, found.rows.slice(start, BATCH))
 
 
 def document(found: Restatement, *, since: datetime, until: datetime, applied: int | None) -> dict[str, Any]:

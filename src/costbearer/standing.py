@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
-from costbearer.ledger import CORRECTING
+import ibis
+import pyarrow as pa
+
+from costbearer.ledger import CORRECTING, Entry
+from costbearer.stores.rows import entry_from
+
+
+class Reader(Protocol):
+    """One state of the ledger."""
+
+    @property
+    def entries(self) -> Any: ...
+
+    @property
+    def charges(self) -> Any: ...
+
+    def execute(self, expression: Any, /) -> pa.Table: ...
 
 
 def calls(entries: Any, since: Any, until: Any) -> Any:
@@ -26,3 +42,24 @@ def calls(entries: Any, since: Any, until: Any) -> Any:
     names = [*entries.columns, "called_at"]
     both = first.mutate(called_at=first.started_at).select(*names).union(later.select(*names))
     return both.mutate(entry_id=both.journal + "." + both.sequence.cast("string")).anti_join(reversed_ones, "entry_id")
+
+
+def whole(reader: Reader, rows: pa.Table) -> dict[str, list[Entry]]:
+    """Of some calls, given as `journal`, `sequence` and `entry_id`: the entry that stands and its differences.
+
+    Raises:
+        StoreFailed: the ledger cannot be read.
+    """
+    wanted = ibis.memtable(rows.select(["journal", "sequence", "entry_id"]))
+    entries = reader.entries
+    own = entries.semi_join(wanted, ["journal", "sequence"])
+    later = entries.filter(entries.calls == 0).semi_join(wanted, [entries.refers_to == wanted.entry_id])
+    both = own.union(later).order_by(["started_at", "journal", "sequence"])
+    charges: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for charge in reader.execute(reader.charges.semi_join(both, ["journal", "sequence"])).to_pylist():
+        charges.setdefault((charge["journal"], charge["sequence"]), []).append(charge)
+    found: dict[str, list[Entry]] = {entry_id: [] for entry_id in rows["entry_id"].to_pylist()}
+    for row in reader.execute(both).to_pylist(maps_as_pydicts="strict"):
+        entry = entry_from(row, charges.get((row["journal"], row["sequence"]), []))
+        found[entry.entry_id if entry.entry_id in found else entry.refers_to or ""].append(entry)
+    return found

@@ -11,8 +11,8 @@ import csv
 import fnmatch
 import io
 import itertools
-from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from costbearer import labels
 from costbearer.errors import InputInvalid
+from costbearer.stores.directory import OwnerRow
 from costbearer.stores.logs import Logs
 
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -124,6 +125,25 @@ def read(file: Path) -> Ownership:
             f"{file}: the map has no rows; a row is such as `key: sk-search-1, team: search, owner: ana`"
         )
     return Ownership(rules)
+
+
+def of_rows(rows: Iterable[OwnerRow]) -> Ownership:
+    """The map that the control store keeps."""
+    return Ownership(tuple(Rule(row.kind, row.value, _plain(row.since), row.gives) for row in rows))
+
+
+def rows_of(found: Ownership) -> list[OwnerRow]:
+    """A map as the control store keeps it."""
+    return [
+        OwnerRow(
+            rule.kind, rule.value, None if rule.since == _EVER else rule.since.replace(tzinfo=UTC), dict(rule.gives)
+        )
+        for rule in found.rules
+    ]
+
+
+def _plain(moment: datetime | None) -> datetime:
+    return _EVER if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def _yaml_rows(text: str, file: Path) -> list[Mapping[str, Any]]:

@@ -40,6 +40,8 @@ COMMANDS: dict[str, Place] = {
     "report": Place("costbearer.cli.report", "report", "Report what was spent, by whom and on what."),
     "audit": Place("costbearer.cli.audit", "audit", "Say what a usage log of any gateway or provider is worth."),
     "import": Place("costbearer.cli.imports", "import_", "Bring usage out of other gateways' logs into the ledger."),
+    "ownership": Place("costbearer.cli.ownership", "ownership", "Say who answers for what other gateways' logs name."),
+    "figures": Place("costbearer.cli.figures", "figures", "Business figures to divide costs by."),
     "export": Place("costbearer.cli.export", "export", "Hand the ledger's entries to other programs."),
     "doctor": Place("costbearer.cli.doctor", "doctor", "Prove that journal, ledger, report and metrics agree."),
     "simulate": Place("costbearer.cli.server", "simulate", "Run simulated providers on loopback."),

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from costbearer.stores.control import Actor, Control
+    from costbearer.stores.directory import Directory
 
 SERVER_LOCK = "serve.lock"
 SERVER_FILE = "server.json"
@@ -102,6 +103,16 @@ class Local:
 
             self._control = Control.open(self.config.control_file)
         return self._control
+
+    def directory(self, *, create: bool = False) -> Directory:
+        """Figures, ownership map and replaced keys.
+
+        Raises:
+            NotFound: there is no control store, and none is to be made.
+        """
+        from costbearer.stores.directory import Directory
+
+        return Directory((self._opened() if create else self.control).database)
 
     def operator(self) -> str:
         """Who does what this command does."""

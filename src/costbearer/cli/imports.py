@@ -27,7 +27,12 @@ REMOTE_BATCH = 300
 @click.argument("names", metavar="FILE|URL...", nargs=-1, required=True)
 @click.option("--format", "wanted", default="auto", metavar="auto|NAME", help="The log's format.  [default: auto]")
 @click.option("--map", "map_file", type=_FILE, help="YAML that says which column is which field, for a table.")
-@click.option("--ownership", "ownership_file", type=_FILE, help="YAML or CSV: whose a key, identity or project is.")
+@click.option(
+    "--ownership",
+    "ownership_file",
+    type=_FILE,
+    help="YAML or CSV: whose a key, identity or project is.  [default: the map kept by `costbearer ownership`]",
+)
 @with_config
 @json_option
 def import_(config: Config, names: tuple[str, ...], as_json: bool, **given: Any) -> None:
@@ -45,7 +50,7 @@ def import_(config: Config, names: tuple[str, ...], as_json: bool, **given: Any)
         if isinstance(client, Local):
             prepare(config)
         prices = load_prices(config.prices_dir)
-        options = options._replace(contract=prices.contract)
+        options = options._replace(contract=prices.contract, ownership=options.ownership or _kept(config, client))
         intake = taken(logs, options.names, wanted=options.wanted, columns=options.columns, progress=progress)
         evidence = facts(logs, prices.book, options, intake, progress)
         untimed = evidence.execute(
@@ -67,6 +72,18 @@ def import_(config: Config, names: tuple[str, ...], as_json: bool, **given: Any)
     ):
         if count:
             say(f"{count:,} {why}.")
+
+
+def _kept(config: Config, client: Local | Remote) -> Any:
+    """The ownership map that the control store keeps; None where it has no row."""
+    from costbearer.audit.ownership import of_rows
+    from costbearer.console.api_directory import owner_rows
+
+    if isinstance(client, Remote):
+        rows = owner_rows([dict(row) for row in client.document("GET", "/api/v1/ownership")["rows"]])
+    else:
+        rows = client.directory().owners() if config.control_file.exists() else []
+    return of_rows(rows) if rows else None
 
 
 def _posted(config: Config, client: Local | Remote, evidence: Any, intake: Any) -> Imported:

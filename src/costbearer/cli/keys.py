@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from costbearer.cli.backfill import backfill
 from costbearer.cli.client import Client, Document, with_client
 from costbearer.cli.output import csv_option, json_option, one_of, print_csv, print_json, print_table, say
 from costbearer.keys import spoken
@@ -53,6 +54,9 @@ def _labels(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return function
 
     return add
+
+
+keys.add_command(backfill)
 
 
 @keys.command()

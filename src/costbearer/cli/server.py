@@ -96,10 +96,21 @@ def simulate(host: str, port: int, books: Path | None, seed: int) -> None:
 
 @click.command()
 @click.option("--once", is_flag=True, help="Stop after the report.")
+@click.option("--history", type=click.Path(path_type=Path, file_okay=False), help="Only write its 92 days into DIR.")
 @click.pass_context
-def demo(context: click.Context, once: bool) -> None:
-    """The whole way through on this machine, with simulated providers and real SDKs."""
+def demo(context: click.Context, once: bool, history: Path | None) -> None:
+    """The whole way through on this machine, with simulated providers and real SDKs, on top of 92 days of history.
+
+    With --history only the history is made, in a data directory of its own, for looking at it with every command:
+    docs/tutorial.md asks eight questions about it.
+    """
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+    if history is not None:
+        from costbearer.demo.history import write
+
+        posted = write(settings.load(None, overrides={"data": str(history)}), say)
+        say(f"{posted:,} calls of 92 days are in {history}; look at them with --data {history}")
+        return
     from costbearer import demo as scenario
 
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
     context.exit(scenario.run(once=once, say=say, show=click.echo))

@@ -17,6 +17,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from costbearer.bookkeeper import Progress
+from costbearer.ledger import PROVENANCE_FIELDS
+from costbearer.reports.coverage import FORM as COVERAGE
+from costbearer.reports.coverage import PROVENANCES, covered
+from costbearer.reports.periods import FIRST, instant
+from costbearer.reports.query import Query
 from costbearer.stores.duckdb import Reader
 from costbearer.usage import COUNTS
 
@@ -50,7 +55,8 @@ def metrics_text(reader: Reader, progress: Progress, now: datetime) -> str:
         StoreFailed: the ledger cannot be read.
     """
     registry = CollectorRegistry()
-    registry.register(_Ledger([*_sums(reader.grouped(LABELS)), *_bookkeeping(progress, now)]))
+    families = [*_sums(reader.grouped(LABELS)), *_coverage(reader, now), *_bookkeeping(progress, now)]
+    registry.register(_Ledger(families))
     return generate_latest(registry).decode()
 
 
@@ -83,6 +89,29 @@ def _sums(rows: list[dict[str, Any]]) -> Iterator[Metric]:
             if row[name]:
                 tokens.add_metric([*_labels(row), name.removesuffix("_tokens")], row[name])
     yield tokens
+
+
+def _coverage(reader: Reader, now: datetime) -> Iterator[Metric]:
+    """The coverage of all calls there ever were; a window is the difference of two scrapes."""
+    query = Query.parse([("since", instant(FIRST)), ("until", "2199-12-31")], now=now, form=COVERAGE)
+    found = covered(reader, query, query.period)
+    by_field = GaugeMetricFamily(
+        "costbearer_field_cost_usd",
+        "Known cost of the calls that have a field, by who vouches for it, US dollars",
+        labels=["field", "provenance"],
+    )
+    for field in PROVENANCE_FIELDS:
+        for letter, provenance in PROVENANCES.items():
+            by_field.add_metric([field.removesuffix("_id"), provenance], float(found.having(field, letter).usd))
+    yield by_field
+    yield GaugeMetricFamily(
+        "costbearer_unattributed_cost_usd",
+        "Known cost without owner or team, US dollars",
+        float(found.unattributed.usd),
+    )
+    yield GaugeMetricFamily(
+        "costbearer_finops_ready_calls", "Calls with owner, team, model and a known cost", float(found.ready_calls)
+    )
 
 
 def _counter(name: str, meaning: str, rows: list[dict[str, Any]], field: str) -> Metric:

@@ -8,7 +8,7 @@ import msgspec
 
 from costbearer.audit.run import Options, audit
 from costbearer.audit.show_text import text
-from costbearer.demo.stage import Stage
+from costbearer.demo.stage import LIVE, Stage
 from costbearer.prices import PriceBook
 from costbearer.stores import archive
 from costbearer.stores.logs import Logs, workplace
@@ -30,7 +30,7 @@ def audited(running: Stage, file: Path) -> list[str]:
 
 def _export(running: Stage, file: Path) -> None:
     encode = msgspec.json.Encoder().encode
-    params = {"limit": PAGE}
+    params = {"limit": PAGE, "since": LIVE}
     with file.open("wb") as handle:
         while True:
             answer = running.api("GET", "/api/v1/entries", params=params)

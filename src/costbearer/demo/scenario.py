@@ -8,11 +8,16 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from costbearer import config as settings
 from costbearer import reports
+from costbearer.demo import history
 from costbearer.demo.acts import ACTS, perform
 from costbearer.demo.auditing import audited
 from costbearer.demo.comparison import await_posted, verdict
 from costbearer.demo.stage import stage
+
+HISTORY = {"by": "team", "since": "2026-10", "until": "2026-11", "compare": "previous"}
+"""The last month of the history against the one before."""
 
 
 def run(*, once: bool, say: Callable[[str], None], show: Callable[[str], None]) -> int:
@@ -22,6 +27,8 @@ def run(*, once: bool, say: Callable[[str], None], show: Callable[[str], None]) 
     """
     directory = Path(tempfile.mkdtemp(prefix="costbearer-demo-"))
     try:
+        say("writing 92 days of history: six teams, 25 agents, 40 keys ...")
+        history.write(settings.load(None, overrides={"data": str(directory / "data")}))
         say("starting simulated providers, gateway and console ...")
         with stage(directory, {act.agent: act.labels for act in ACTS}) as running:
             say(f"gateway {running.gateway_url}, console {running.console_url}")
@@ -29,6 +36,7 @@ def run(*, once: bool, say: Callable[[str], None], show: Callable[[str], None]) 
             made, left_out = perform(running)
             outcome = await_posted(running, left_out)
             say(f"{made} requests made\n")
+            show(reports.read(running.api("GET", "/api/v1/reports/spend", params=HISTORY)).to_text(None))
             for by in ("team,agent,workload", "provider,model"):
                 document = running.api("GET", "/api/v1/reports/spend", params={"by": by, "since": "1d"})
                 show(reports.read(document).to_text(None))

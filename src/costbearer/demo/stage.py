@@ -21,6 +21,8 @@ from costbearer.simulator import CREDENTIAL, RunningSimulator, running_simulator
 
 GATEWAY_PORT = 4000
 CONSOLE_PORT = 4001
+LIVE = "1d"
+"""From when on entries are those of the live traffic; the history ends long before."""
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 45.0
 
@@ -58,11 +60,13 @@ class Stage:
         return answer.json()
 
     def entries(self) -> list[dict[str, Any]]:
-        """Every entry there is, the oldest first."""
+        """Every entry of the live traffic, the oldest first."""
         found: list[dict[str, Any]] = []
         cursor = None
         while True:
-            page = self.api("GET", "/api/v1/entries", params={"limit": 500, **({"cursor": cursor} if cursor else {})})
+            page = self.api(
+                "GET", "/api/v1/entries", params={"limit": 500, "since": LIVE, **({"cursor": cursor} if cursor else {})}
+            )
             found += page["entries"]
             cursor = page["next_cursor"]
             if cursor is None:

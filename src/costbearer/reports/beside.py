@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal
+from datetime import datetime
 from typing import NamedTuple
 
 from costbearer.contract import Prices
+from costbearer.figures import Figure
 from costbearer.rate_card import Card
-
-
-class Figure(NamedTuple):
-    """One line of a business figure: how much of it there was on a day, for a label or for everybody ("")."""
-
-    day: date
-    amount: Decimal
-    label: str
 
 
 class Sealed(NamedTuple):

@@ -17,6 +17,7 @@ from costbearer.ledger import PROVENANCE_FIELDS
 from costbearer.reports.beside import Beside
 from costbearer.reports.dimensions import NONE
 from costbearer.reports.facts import facts
+from costbearer.reports.periods import Period
 from costbearer.reports.query import Form, Query, Reader
 from costbearer.reports.spend import why_empty
 from costbearer.reports.table import Cell, Column, Kind, Part, Table, shown_cell
@@ -88,7 +89,7 @@ class Covered(NamedTuple):
 def answer(reader: Reader, query: Query, beside: Beside) -> Table:
     """One row per field, and parts by week and by who causes what is missing."""
     periods = {"now": query.period} | ({"before": query.compare} if query.compare else {})
-    now, before = (_covered(reader, query, periods.get(name)) for name in ("now", "before"))
+    now, before = (covered(reader, query, periods.get(name)) for name in ("now", "before"))
     rows = [_row(field, now, before) for field in PROVENANCE_FIELDS]
     lost, whole = now.unattributed, now.total
     ready = _ratio(now.ready_calls, whole.calls)
@@ -123,7 +124,8 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
     )
 
 
-def _covered(reader: Reader, query: Query, period: Any) -> Covered:
+def covered(reader: Reader, query: Query, period: Period | None) -> Covered:
+    """How the calls of a period that meet the query's filters are covered."""
     if period is None:
         return Covered({})
     asked = replace(query, period=period, compare=None)

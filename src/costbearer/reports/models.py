@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costbearer import money
 from costbearer.reports import spend
@@ -16,7 +16,9 @@ from costbearer.reports.dimensions import REST
 from costbearer.reports.facts import facts
 from costbearer.reports.query import Form, Query, Reader
 from costbearer.reports.table import Cell, Column, Table
-from costbearer.reports.whatif import Group, Otherwise, otherwise
+
+if TYPE_CHECKING:
+    from costbearer.reports.whatif import Group, Otherwise
 
 FORM = Form(
     "models",
@@ -39,6 +41,8 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
     """
     found = spend.sums(reader, query)
     more, total = _more(reader, query, found)
+    from costbearer.reports.whatif import otherwise
+
     other = otherwise(reader, query, beside)
     groups = [*found.groups, *([found.rest] if found.rest else [])]
     rows: list[tuple[Cell, ...]] = []
@@ -144,6 +148,8 @@ def _mean(total: int, count: int) -> int | None:
 
 
 def _otherwise(other: Otherwise, key: Key, listed: set[Key]) -> Group:
+    from costbearer.reports.whatif import Group
+
     if key in listed:
         return other.groups.get(key, Group())
     behind = [each for found, each in other.groups.items() if found not in listed]

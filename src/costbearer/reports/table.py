@@ -41,9 +41,9 @@ class Column(NamedTuple):
 
     `usd` and `delta` are amounts, unknown where there is none; `part` is one that need not be there, `moved` one that
     was calculated to more places than people read; `unit` is an amount per something, None where there is nothing to
-    divide by, `price` one of a rate card. `share` and `change` are ratios, read as percentages. `unknown_of` names the counts
-    (calls, those of unknown cost) behind a cell: where they are equal nothing is known, and people read that instead of
-    $0.00.
+    divide by, `price` one of a rate card. `share` and `change` are ratios, read as percentages. `unknown_of` names the
+    counts (calls, those of unknown cost) behind a cell: where they are equal nothing is known, and people read that
+    instead of $0.00.
     """
 
     name: str

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from costbearer import money
 from costbearer.errors import QueryInvalid, StoreFailed
+from costbearer.figures import Figure
 from costbearer.reports import spend
-from costbearer.reports.beside import Beside, Figure
+from costbearer.reports.beside import Beside
 from costbearer.reports.dimensions import REST, bucket
 from costbearer.reports.query import Form, Query, Reader
 from costbearer.reports.table import Cell, Column, Table

@@ -26,7 +26,7 @@ from sqlalchemy.engine import Dialect
 from costbearer.labels import BLANKS, INNER_PUNCTUATION, INVISIBLES, LABEL_CHARS_MAX, PLACEHOLDERS, PUNCTUATION
 from costbearer.ledger import LABELS
 
-VERSION = "0002"
+VERSION = "0003"
 """The newest migration in `migrations/versions`."""
 
 
@@ -156,3 +156,39 @@ periods = Table(
     CheckConstraint("month GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]'", name="month_is_a_month"),
 )
 """Closed months. Closing one closes all before it; none is ever opened again."""
+
+figures = Table(
+    "figures",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("label", Text, primary_key=True),
+    Column("amount", String(40), nullable=False),
+    CheckConstraint("day GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]'", name="day_is_a_day"),
+)
+"""Business figures, a line per day and label; `amount` is decimal text."""
+
+ownership = Table(
+    "ownership",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("value", Text, nullable=False),
+    Column("since", UtcTime),
+    *(Column(name, String(LABEL_CHARS_MAX)) for name in LABELS),
+    Column("created_at", UtcTime, nullable=False),
+    CheckConstraint("owner IS NOT NULL OR team IS NOT NULL", name="somebody_bears_it"),
+    sqlite_autoincrement=True,
+)
+"""Who answers for what other gateways' logs name, from a moment on (`since` NULL: from ever). It only grows."""
+
+replacements = Table(
+    "replacements",
+    metadata,
+    Column("old_key", Text, primary_key=True),
+    Column("key_id", String(16), ForeignKey("keys.key_id"), nullable=False),
+    Column("owner", String(LABEL_CHARS_MAX), nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+)
+"""Keys of other gateways, the virtual key that each owner has instead, and from when the old one must not be used."""
