@@ -40,7 +40,9 @@ def calls(entries: Any, since: Any, until: Any) -> Any:
     later = later.filter((later.called_at >= since) & (later.called_at < until))
     first = first.filter((first.started_at >= since) & (first.started_at < until))
     names = [*entries.columns, "called_at"]
-    both = first.mutate(called_at=first.started_at).select(*names).union(later.select(*names))
+    first = first.mutate(called_at=first.started_at).select(*names)
+    # An engine may take a column of a join for one that can be missing, though this join is none that could make it so.
+    both = first.union(later.select(*names).cast(first.schema()))
     return both.mutate(entry_id=both.journal + "." + both.sequence.cast("string")).anti_join(reversed_ones, "entry_id")
 
 

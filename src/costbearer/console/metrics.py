@@ -93,7 +93,9 @@ def _sums(rows: list[dict[str, Any]]) -> Iterator[Metric]:
 
 def _coverage(reader: Reader, now: datetime) -> Iterator[Metric]:
     """The coverage of all calls there ever were; a window is the difference of two scrapes."""
-    query = Query.parse([("since", instant(FIRST)), ("until", "2199-12-31")], now=now, form=COVERAGE)
+    query = Query.parse(
+        [("since", instant(FIRST)), ("until", "2199-12-31")], now=now, form=COVERAGE._replace(compare="")
+    )
     found = covered(reader, query, query.period)
     by_field = GaugeMetricFamily(
         "costbearer_field_cost_usd",

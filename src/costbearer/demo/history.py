@@ -187,8 +187,14 @@ def _day_of(agent: Agent, day: date, runs: dict[str, list[_Run]], rated: _Rater)
     if agent.name in _WITH_NEW_CUSTOMER and day >= PLANTED.new_customer:
         for place in range(round(size * 0.45)):
             key = _key(agent, chance)
-            begin = _moment(day, chance)
-            run = _Run(f"{chance.getrandbits(128):032x}", f"ses_{chance.getrandbits(40):010x}", begin, NEW_CUSTOMER)
+            theirs = runs.setdefault(NEW_CUSTOMER, [])
+            if agent.begins is None or not theirs:
+                begin, trace = _moment(day, chance), f"{chance.getrandbits(128):032x}"
+                theirs.append(_Run(trace, f"ses_{chance.getrandbits(40):010x}", begin, NEW_CUSTOMER))
+                run = theirs[-1]
+            else:
+                run = chance.choice(theirs)
+                run = run._replace(started_at=_same_day(run.started_at, timedelta(seconds=chance.uniform(1, 40))))
             name = f"{day:%m%d}{AGENTS.index(agent):02d}{90_000 + place:05d}"
             yield from _request(agent, key, run, day, chance, rated, name)
 

@@ -48,7 +48,7 @@ SIDES: Mapping[str, str] = {meter.name: meter.side for meter in METERS}
 _ZERO = Decimal(0)
 
 Branch = tuple[str, str, str]
-"""Attempt (first, retry, fallback), model, tier."""
+"""Attempt (first, retry, fallback; each whole or cut short), model, tier."""
 Leaf = tuple[str, str]
 """Model that did the work, meter."""
 

@@ -12,10 +12,12 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import msgspec
+
 from costbearer import money
-from costbearer.ledger import PROVENANCE_FIELDS
+from costbearer.ledger import LABELS, PROVENANCE_FIELDS
 from costbearer.reports.beside import Beside
-from costbearer.reports.dimensions import NONE
+from costbearer.reports.dimensions import NONE, bucket
 from costbearer.reports.facts import facts
 from costbearer.reports.periods import Period
 from costbearer.reports.query import Form, Query, Reader
@@ -98,6 +100,7 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
         "requests": whole.requests,
         "calls": whole.calls,
         "unknown_calls": whole.calls - whole.known,
+        "unknown_bound_usd": _bound(reader, query),
         "unattributed_usd": lost.usd,
         "unattributed_share": money.share(lost.usd, whole.usd),
         "finops_ready_share": ready,
@@ -119,7 +122,7 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
         empty=None if whole.calls or whole.usd else why_empty(reader, query),
         notes=tuple(_notes(totals)),
         source=facts(reader, query, by=(), extra=("provenance",)).source,
-        parts=(_weeks(reader, query), callers, items),
+        parts=(_weeks(reader, query), callers, _conflicts(reader, query), items),
         form=FORM,
     )
 
@@ -131,11 +134,21 @@ def covered(reader: Reader, query: Query, period: Period | None) -> Covered:
     asked = replace(query, period=period, compare=None)
     known = facts(reader, asked, by=("model",), extra=("provenance",))
     table = known.table
-    grouped = table.group_by(provenance=table["provenance"], model=asked.keys(table, ["model"])["by_0"].notnull())
+    grouped = table.group_by(
+        provenance=table["provenance"], model=asked.keys(table, ["model"])["by_0"].notnull().ifelse(1, 0)
+    )
     grouped = grouped.aggregate(**known.sums(table, ("requests", "calls", "unknown_calls", "cost_usd")))
     return Covered(
         {(row["provenance"], bool(row["model"])): _sums_of(row) for row in reader.execute(grouped).to_pylist()}
     )
+
+
+def _bound(reader: Reader, query: Query) -> Decimal | None:
+    """The most that the calls of unknown cost can cost; None where one of them has no bound."""
+    known = facts(reader, replace(query, compare=None), by=())
+    sums = known.sums(known.table, ("unbounded_calls", "unknown_bound_usd"))
+    (row,) = reader.execute(known.table.aggregate(**sums)).to_pylist()
+    return None if row["unbounded_calls"] else row["unknown_bound_usd"] or money.ZERO
 
 
 def _sums_of(row: Mapping[str, Any]) -> _Sums:
@@ -274,6 +287,65 @@ def _callers(reader: Reader, query: Query) -> tuple[Part, Part]:
         tuple((_item(key), _what(key, calls), cost, delta) for key, calls, _, cost, delta in listed if calls or cost),
     )
     return caller, items
+
+
+def _conflicts(reader: Reader, query: Query) -> Part:
+    """Calls whose caller named somebody else than the key does. The key holds; what was said is evidence."""
+    import ibis
+
+    entries = reader.entries
+    asked = entries.filter(query.within(entries, query.period))
+    asked = asked.filter(asked["attribution"].contains(_CLAIMED))
+    parts = []
+    for field in LABELS:
+        pattern = (
+            f'"{field}":\\{{"value":"(?:[^"\\\\]|\\\\.)*","provenance":"[a-z]+","source":"[^"]*",{_CLAIMED_PATTERN}'
+        )
+        claimed = asked.mutate(
+            field=ibis.literal(field), claimed=asked["attribution"].re_extract(pattern, 1).nullif("")
+        )
+        parts.append(claimed.filter(claimed["claimed"].notnull()))
+    found = parts[0].union(*parts[1:])
+    keys = {name: found[name].nullif("") for name in ("key_id", "team", "agent")}
+    grouped = found.group_by(**keys, field=found["field"], claimed=found["claimed"])
+    grouped = grouped.aggregate(calls=found["calls"].sum(), cost_usd=found["cost_usd"].sum())
+    rows: list[tuple[Cell, ...]] = [
+        (
+            *(bucket(row[name]) for name in keys),
+            row["field"],
+            bucket(_unescaped(row["claimed"])),
+            row["calls"],
+            row["cost_usd"] or money.ZERO,
+        )
+        for row in reader.execute(grouped).to_pylist()
+        if row["calls"] or row["cost_usd"]
+    ]
+    rows.sort(key=lambda row: (-row[6] if isinstance(row[6], Decimal) else money.ZERO, str(row[:5])))
+    columns = (
+        Column("key", "key", "bucket"),
+        Column("team", "team", "bucket"),
+        Column("agent", "agent", "bucket"),
+        Column("field", "field", "text"),
+        Column("claimed", "caller said", "text"),
+        Column("calls", "calls", "count"),
+        Column("cost_usd", "cost", "usd"),
+    )
+    totals: dict[str, int | float | Decimal | None] = {
+        "calls": sum(int(row[5] or 0) for row in rows),
+        "cost_usd": money.total(row[6] for row in rows if isinstance(row[6], Decimal)),
+    }
+    return Part(
+        "conflicts", "Callers that named somebody else than their key does", columns, tuple(rows[: query.limit]), totals
+    )
+
+
+_CLAIMED = '"conflict":[{'
+_CLAIMED_PATTERN = '"conflict":\\[\\{"value":"((?:[^"\\\\]|\\\\.)*)"'
+"""How entries write it: JSON without blanks, in which a quote inside a value has a backslash before it."""
+
+
+def _unescaped(text: str) -> str:
+    return msgspec.json.decode(f'"{text}"'.encode(), type=str)
 
 
 def _item(key: Sequence[str]) -> str:

@@ -28,7 +28,9 @@ FORM = Form(
 CELLS_MAX = 500
 """So many rows with calls in both periods are explained one by one, those that changed most; the others together."""
 
-_BRANCH = ("reason", "model", "tier")
+_BRANCH = ("reason", "status", "model", "tier")
+CUT, CUT_SHORT = ", cut short", frozenset({"error", "cancelled"})
+"""Attempts that did not come to their end are a kind of their own: they use what others do not."""
 _BEFORE = "previous_"
 _DAY = timedelta(days=1)
 
@@ -44,7 +46,7 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
     """
     compare = query.compare
     assert compare is not None, "a comparison is this report's default"
-    cells, called, charged = _cells(reader, query, compare)
+    cells, called, charged, unknown = _cells(reader, query, compare)
     pairs = _together(cells, min(query.limit, CELLS_MAX))
     try:
         found = {key: caused(before, now) for key, (before, now) in pairs.items()}
@@ -62,7 +64,6 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
         if sums[name]
     ]
     rows.sort(key=lambda row: (-abs(row[3]), list(CAUSES).index(row[0])))
-    unknown = [sum(counts.unknown for counts in state.branches.values()) for state in whole]
     return Table(
         title=f"Why spend changed, by {', '.join(query.by)}",
         query=query,
@@ -78,8 +79,7 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
             "previous_usd": before_usd,
             "total_usd": now_usd,
             "delta_usd": change,
-            "unknown_calls": unknown[1],
-            "previous_unknown_calls": unknown[0],
+            **unknown,
         },
         complete_to=beside.complete_to,
         empty=why_empty(reader, query) if not pairs else None,
@@ -90,8 +90,8 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
     )
 
 
-def _cells(reader: Reader, query: Query, compare: Period) -> tuple[dict[Key, Pair], Facts, Facts]:
-    """What was called and charged, cell by cell."""
+def _cells(reader: Reader, query: Query, compare: Period) -> tuple[dict[Key, Pair], Facts, Facts, dict[str, Any]]:
+    """What was called and charged, cell by cell, and what of it is not known."""
     columns = [source for name in _BRANCH for source in dimension(name).source]
     called, charged = facts(reader, query, extra=columns), charge_facts(reader, query, extra=columns)
     cells: dict[Key, Pair] = {}
@@ -101,7 +101,8 @@ def _cells(reader: Reader, query: Query, compare: Period) -> tuple[dict[Key, Pai
             key = query.buckets(record)
             if key not in cells:
                 cells[key] = (State(_days(compare)), State(_days(query.period)))
-            branch: Branch = (record["reason"] or "first", record["model"] or "", record["tier"] or "")
+            attempt = (record["reason"] or "first") + (CUT if record["status"] in CUT_SHORT else "")
+            branch: Branch = (attempt, record["model"] or "", record["tier"] or "")
             for prefix, state in zip((_BEFORE, ""), cells[key], strict=True):
                 values: list[Any] = [record[prefix + name] or 0 for name in measures]
                 if not any(values):
@@ -111,8 +112,7 @@ def _cells(reader: Reader, query: Query, compare: Period) -> tuple[dict[Key, Pai
                 else:
                     leaf = (record["charge_model"] or "", record["meter"])
                     state.charge(branch, leaf, Amount(values[0], values[1] or money.ZERO))
-    _check(reader, called, cells, periods)
-    return cells, called, charged
+    return cells, called, charged, _checked(reader, called, cells, periods)
 
 
 def _grouped(known: Facts, query: Query, periods: Mapping[str, Period], *, charges: bool) -> Any:
@@ -130,17 +130,24 @@ def _grouped(known: Facts, query: Query, periods: Mapping[str, Period], *, charg
     return table.group_by(**keys).aggregate(**sums)
 
 
-def _check(reader: Reader, called: Facts, cells: Mapping[Key, Pair], periods: Mapping[str, Period]) -> None:
-    """The charges of either period are the cost of its calls."""
-    totals = {prefix: called.sums(called.table, ["cost_usd"], period)["cost_usd"] for prefix, period in periods.items()}
-    (row,) = reader.execute(called.table.aggregate(now=totals[""], before=totals[_BEFORE])).to_pylist()
-    for place, name in enumerate(("before", "now")):
-        charged = money.total(pair[place].cost for pair in cells.values())
-        if charged != (row[name] or money.ZERO):
+def _checked(reader: Reader, called: Facts, cells: Mapping[Key, Pair], periods: Mapping[str, Period]) -> dict[str, Any]:
+    """The calls of unknown cost, once it is proved that the charges of either period are the cost of its calls."""
+    measures = ("cost_usd", "unknown_calls", "unbounded_calls", "unknown_bound_usd")
+    sums: dict[str, Any] = {}
+    for prefix, period in periods.items():
+        sums |= called.sums(called.table, measures, period, prefix)
+    (row,) = reader.execute(called.table.aggregate(**sums)).to_pylist()
+    for place, prefix in enumerate((_BEFORE, "")):
+        charged, cost = money.total(pair[place].cost for pair in cells.values()), row[prefix + "cost_usd"] or money.ZERO
+        if charged != cost:
             raise StoreFailed(
-                f"charges add up to {money.text(charged)} USD and calls to {money.text(row[name] or money.ZERO)}; "
-                "run `costbearer doctor`"
+                f"charges add up to {money.text(charged)} USD and calls to {money.text(cost)}; run `costbearer doctor`"
             )
+    return {
+        "unknown_calls": row["unknown_calls"] or 0,
+        "unknown_bound_usd": None if row["unbounded_calls"] else row["unknown_bound_usd"] or money.ZERO,
+        "previous_unknown_calls": row[_BEFORE + "unknown_calls"] or 0,
+    }
 
 
 def _together(cells: Mapping[Key, Pair], limit: int) -> dict[Key, Pair]:
@@ -166,8 +173,10 @@ def _together(cells: Mapping[Key, Pair], limit: int) -> dict[Key, Pair]:
 def _everything(pairs: Mapping[Key, Pair], period: Period, compare: Period) -> Pair:
     whole = (State(_days(compare)), State(_days(period)))
     for before, now in pairs.values():
-        whole[0].with_state(before)
-        whole[1].with_state(now)
+        # What is new or gone is a cause of its own, and says nothing of how the others changed.
+        if not before.idle and not now.idle:
+            whole[0].with_state(before)
+            whole[1].with_state(now)
     return whole
 
 
@@ -253,6 +262,6 @@ def _notes(before: Decimal, now: Decimal, period: Period, compare: Period) -> tu
     left, right = _days(compare), _days(period)
     if left != right:
         per_day = [money.per(before, left), money.per(now, right)]
-        shown = [money.display(amount) for amount in per_day]
+        shown = [money.brief(amount or money.ZERO) for amount in per_day]
         notes.append(f"Per day: {shown[0]} -> {shown[1]}, over {_short(left)} and {_short(right)} days.")
     return tuple(notes)

@@ -156,8 +156,11 @@ def _of_entries(entries: Any, query: Query, columns: list[str], periods: list[Pe
 
 def _charged(entries: Any) -> Any:
     """What is billed, if only at a price of 0: not what failed, nor what a cache of the gateway answered."""
-    free = (entries["cost_usd"] == money.ZERO) & (entries["status"] == "ok") & ~entries["cache_hit"]
-    return (entries["cost_usd"] != money.ZERO) | free
+    import ibis
+
+    cost = entries["cost_usd"]
+    nothing = ibis.literal(money.ZERO, cost.type())
+    return (cost != nothing) | ((cost == nothing) & (entries["status"] == "ok") & ~entries["cache_hit"])
 
 
 def _measures(rows: Any, unknown: Any, unbounded: Any) -> dict[str, Any]:
