@@ -141,11 +141,12 @@ def test_nothing_is_left_over_whatever_the_sums_are(before: Any, after: Any) -> 
 Change = Callable[[dict[str, Any], int], list[dict[str, Any]]]
 
 
-def month(start: datetime, days: int, first: int, change: Change | None = None) -> list[Entry]:
-    """The same calls every day; `change` may make something else of each."""
+def month(start: datetime, days: int, first: int, change: Change | None = None, *, alike: bool = False) -> list[Entry]:
+    """As many calls every day, each day's alike; `change` may make something else of each. `alike`: all days too."""
     made: list[Entry] = []
     number = first
     for day in range(days):
+        kind = 3 if alike else day
         for place in range(12):
             plain = {
                 "team": "search",
@@ -159,9 +160,9 @@ def month(start: datetime, days: int, first: int, change: Change | None = None) 
                 "factor": 1,
                 # Calls differ from day to day and not from place to place: what is planted meets all kinds alike.
                 "usage": Usage(
-                    input_tokens=1000 + 10 * (day % 7),
-                    output_tokens=100 + day % 5,
-                    cache_read_input_tokens=100 * (day % 4),
+                    input_tokens=1000 + 10 * (kind % 7),
+                    output_tokens=100 + kind % 5,
+                    cache_read_input_tokens=100 * (kind % 4),
                 ),
             }
             for values in change(plain, place) if change else [plain]:
@@ -299,7 +300,8 @@ def test_a_prompt_that_grows_with_its_cache_is_the_prompt() -> None:
         ]
 
     found = explained(
-        [*month(BEFORE, 30, 0), *month(AFTER, 30, 100_000, longer)], ("compare", "2026-09-01..2026-10-02")
+        [*month(BEFORE, 30, 0, alike=True), *month(AFTER, 30, 100_000, longer, alike=True)],
+        ("compare", "2026-09-01..2026-10-02"),
     )
     parts = amounts(found)
     assert set(parts) <= {"prompt", "days", "volume"}
@@ -307,13 +309,13 @@ def test_a_prompt_that_grows_with_its_cache_is_the_prompt() -> None:
 
 
 def test_a_longer_month_with_the_same_days_is_only_longer() -> None:
-    table = explained([*month(BEFORE, 30, 0), *month(AFTER, 31, 100_000)])
+    table = explained([*month(BEFORE, 30, 0, alike=True), *month(AFTER, 31, 100_000, alike=True)])
     assert set(amounts(table)) == {"days"}
     assert "Per day:" in table.to_text() and "over 30 and 31 days" in table.to_text()
 
 
 def test_a_correction_of_another_period_is_an_adjustment() -> None:
-    entries = [*month(BEFORE, 30, 0), *month(AFTER, 31, 100_000)]
+    entries = [*month(BEFORE, 30, 0, alike=True), *month(AFTER, 31, 100_000, alike=True)]
     old = entries[0]
     (line,) = old.charges[:1]
     extra = Charge(line.meter, 0, money.ZERO, money.ZERO, money.ZERO, line.model, line.card)
@@ -345,7 +347,9 @@ def test_a_correction_of_another_period_is_an_adjustment() -> None:
 
 
 def test_more_rows_than_can_be_explained_one_by_one_are_one_row() -> None:
-    table = explained([*month(BEFORE, 30, 0), *month(AFTER, 31, 100_000)], ("by", "agent"), ("limit", "1"))
+    table = explained(
+        [*month(BEFORE, 30, 0, alike=True), *month(AFTER, 31, 100_000, alike=True)], ("by", "agent"), ("limit", "1")
+    )
     (movers,) = table.parts
     assert [row[0] for row in movers.rows][-1] == "(the rest)"
     assert money.total(amounts(table).values()) == table.totals["delta_usd"]
