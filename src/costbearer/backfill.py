@@ -83,33 +83,35 @@ def survey(reader: Reader) -> tuple[list[Unborne], Decimal]:
     """The keys whose calls lack a label, the dearest first, and the spend of the whole ledger."""
     entries = reader.entries
     lacking = entries.filter(_lacking(entries))
-    grouped = lacking.group_by(key=lacking["key_id"].nullif(""), provider=lacking["provider"]).aggregate(
+    sums = lacking.group_by(**_by(lacking)).aggregate(
         calls=lacking["calls"].sum(),
         cost_usd=lacking["cost_usd"].sum(),
         unknown_calls=lacking["calls"].sum(where=lacking["cost_usd"].isnull()),
-        first=lacking["started_at"].min(),
-        last=lacking["started_at"].max(),
-        **{name: lacking[name].nullif("").min() for name in _SEEN},
-        **{f"{name}_count": lacking[name].nullif("").nunique() for name in _SEEN},
     )
-    found = [
-        Unborne(
-            row["key"],
-            row["provider"],
-            row["calls"],
-            row["cost_usd"] or money.ZERO,
-            row["unknown_calls"] or 0,
-            row["first"],
-            row["last"],
-            {name: _seen(row[name], row[f"{name}_count"]) for name in _SEEN if row[f"{name}_count"]},
-        )
-        for row in reader.execute(grouped).to_pylist()
-        # What was taken back and posted anew under labels leaves nothing behind.
-        if row["calls"] or row["cost_usd"]
-    ]
+    # What was taken back still stands in the ledger; it counts in no sum, and must not in first and last either.
+    standing = calls_of(entries, *_EVER)
+    standing = standing.filter(_lacking(standing))
+    seen = standing.group_by(**_by(standing)).aggregate(
+        first=standing["called_at"].min(),
+        last=standing["called_at"].max(),
+        **{name: standing[name].nullif("").min() for name in _SEEN},
+        **{f"{name}_count": standing[name].nullif("").nunique() for name in _SEEN},
+    )
+    told = {(row["key"], row["provider"]): row for row in reader.execute(seen).to_pylist()}
+    found = []
+    for row in reader.execute(sums).to_pylist():
+        more = told.get((row["key"], row["provider"]))
+        if more is not None:
+            said = {name: _seen(more[name], more[f"{name}_count"]) for name in _SEEN if more[f"{name}_count"]}
+            amounts = (row["calls"], row["cost_usd"] or money.ZERO, row["unknown_calls"] or 0)
+            found.append(Unborne(row["key"], row["provider"], *amounts, more["first"], more["last"], said))
     found.sort(key=lambda each: (each.cost_usd.copy_negate(), each.key or "", each.provider))
     (total,) = reader.execute(entries.aggregate(cost_usd=entries["cost_usd"].sum())).to_pylist()
     return found, total["cost_usd"] or money.ZERO
+
+
+def _by(rows: Any) -> dict[str, Any]:
+    return {"key": rows["key_id"].nullif(""), "provider": rows["provider"]}
 
 
 def _lacking(entries: Any) -> Any:
