@@ -48,7 +48,8 @@ def _parses(words: list[str], line: str) -> None:
 
     command: click.Command = root
     context = click.Context(root)
-    while isinstance(command, click.Group):
+    # A group that does something by itself may stand alone.
+    while isinstance(command, click.Group) and (words or not command.invoke_without_command):
         found = command.get_command(context, words[0])
         assert found is not None, line
         command, words = found, words[1:]

@@ -1,4 +1,7 @@
-"""Write the docs that come from tables: docs/SETTINGS.md and docs/AUDIT.md. `--check` says whether they are current."""
+"""Write the docs that come from tables: docs/SETTINGS.md, docs/AUDIT.md and docs/REPORTS.md.
+
+`--check` says whether they are current. docs/tutorial.md has a tool of its own, `build_tutorial.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ from costbearer.config import PREFIX, SETTINGS
 from costbearer.logformats.fields import FIELDS
 from costbearer.logformats.generic import NOT_MAPPED
 from costbearer.logformats.registry import FORMATS
+from costbearer.reports import REPORTS
+from costbearer.reports.causes import CAUSES
+from costbearer.reports.dimensions import DIMENSIONS
+from costbearer.reports.query import LIMIT, PARAMETERS
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -170,8 +177,120 @@ def audit() -> str:
     return AUDIT_HEAD + formats + AUDIT_GENERIC.format(fields=fields) + checks + AUDIT_TAIL
 
 
+REPORTS_HEAD = """# Reports
+
+```sh
+costbearer report spend --by team,agent --compare previous
+```
+
+Every report is one question and one table, on the command line, at `GET /api/v1/reports/NAME` and on paper: the same
+rows as text, `--json`, `--csv`, `--format xlsx` and `--format markdown` (with `-o FILE`, over HTTP `format=`), to the
+last digit. Its last line is the command that asks the same again, with absolute times. Made from the tables of the code
+by `make docs`; [tutorial.md](tutorial.md) asks eight questions about three months of demo data.
+
+| report | tells | takes |
+|---|---|---|
+"""
+
+REPORTS_PARAMETERS = """
+A command's `--cache-rate` is `cache_rate` over HTTP; what has no name in a command (`ID`) is `id` there.
+
+| parameter | meaning |
+|---|---|
+"""
+
+REPORTS_TAIL = """
+Dimensions are {dimensions}, and `tag:NAME` for any other tag. The missing value is `(none)`; behind the first {limit:,}
+rows (see `limit`) all others are one, `(the rest)`. An unknown parameter, dimension or time zone is refused, and the
+known ones are named.
+
+## What a number means
+
+`cost_usd` is the sum of the costs that are known. Calls whose cost is not known are counted beside it, with the most
+they can be, and are never 0; people read *unknown*. Corrections, restatements and re-attributions are entries of their
+own and are in every sum. `calls` are attempts at a provider, `requests` what callers asked for. "Complete to" is the time
+up to which every call that ended is in the books.
+
+Days, weeks (from Monday), months and dates without a time are those of the reporting time zone (`--tz`, else the setting
+`reports.time_zone`). A day may have 23 or 25 hours, and an hour that occurs twice is two rows. Answers say their times in
+UTC.
+
+Most questions are answered from hourly roll-ups that the bookkeeper keeps in the same transaction as the entries; a
+question about customers, tags, traces or the like, one in a time zone that is not whole hours from UTC, and the edges of
+a period that does not begin or end with an hour, from the entries themselves. The answer says which. `costbearer doctor`
+proves the roll-ups equal to the entries, and the entries to the journal.
+
+XLSX holds numbers as binary floats of 15 digits; every amount has a second column with all of its digits as text.
+
+## Why it changed
+
+`report explain` splits the difference of two periods among these causes, with nothing left over:
+
+{causes}
+
+The cost of each row (of `--by`) is written as a sum of products: days, requests per day, charged calls per request, share
+of the model, of the tier, tokens per call, share of each kind of token, price per unit; first attempts, retries,
+fallbacks and attempts that were cut short each for themselves. The change of a product is split among its factors by the
+Shapley value: the change that a factor makes when it moves, averaged over every order in which they could have moved.
+(L. S. Shapley, *A value for n-person games*, 1953; for this use A. F. Shorrocks, *Decomposition procedures for
+distributional analysis: a unified framework based on the Shapley value*, Journal of Economic Inequality, 2013.) No order
+is preferred, and a factor that did not change gets nothing. A factor that has no value in one period (a model that nobody
+called) has that of the other, so that what brought the calls about gets all of their cost. The parts are calculated to
+100 digits and settled to 12 places by largest remainder; they add up to the change to the last digit.
+
+The length of the periods is a cause of its own, so what is left compares months of different length. What lies in one row
+counts as one: a mix that shifts inside a row (long prompts for one customer, say) shows as prompt length until `--by` or
+`--where` takes it apart.
+
+## What the month will cost
+
+`report chargeback` foresees a month that is not over: the rest of it costs what the same days of the week cost in the
+last four weeks, on average. The band is how far that was off: the same forecast is made as of the same day of each of the
+last three months, and its rest compared with what the rest really cost. A bearer without a whole month behind it has no
+band. The total's forecast is the sum of the rows'; its band is its own.
+
+## Cost per something else
+
+```sh
+costbearer figures import tickets.csv --name tickets    # date,amount,label
+costbearer report unit-cost --by customer --per request,tickets
+```
+
+The label is a value of what is grouped by. Where there is no figure there is a gap, never a zero.
+
+## Spend that came before
+
+```sh
+costbearer import usage.jsonl
+costbearer keys backfill
+costbearer keys backfill label sk-old-reporting --owner ana --team search --agent reports --workload nightly
+costbearer keys backfill plan --do rotate -o tail.csv
+costbearer keys backfill rotate --file tail.csv --expires 30d
+```
+
+lists, by dollars, the keys of other gateways whose calls lack a label. A dear one is labelled (`--apply` posts it): a
+dated row of the ownership map, and each call taken back and posted again under the labels, *inferred*; what the log
+itself said stays, and a closed month takes it in the open one. The long tail is replaced by virtual keys, shown once, by
+owner; the list says which old key is used after its last day. `costbearer ownership import` adds rows to the map, which
+later imports use.
+"""
+
+
+def report_docs() -> str:
+    rows = "".join(
+        f"| `{form.name}{' ID' if form.argument else ''}` | {form.tells} | "
+        f"{', '.join(f'`{name}`' for name in form.takes if name != form.argument)} |\n"
+        for form in (report.form for report in REPORTS.values())
+    )
+    meanings = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in PARAMETERS.items())
+    dimensions = ", ".join(f"`{name}`" for name in DIMENSIONS)
+    causes = "\n".join(f"- `{name}`: {meaning}" for name, meaning in CAUSES.items())
+    tail = REPORTS_TAIL.format(dimensions=dimensions, limit=LIMIT, causes=causes)
+    return REPORTS_HEAD + rows + REPORTS_PARAMETERS + meanings + tail
+
+
 def main() -> int:
-    made = {DOCS / "SETTINGS.md": rendered(), DOCS / "AUDIT.md": audit()}
+    made = {DOCS / "SETTINGS.md": rendered(), DOCS / "AUDIT.md": audit(), DOCS / "REPORTS.md": report_docs()}
     if "--check" in sys.argv:
         return 0 if all(file.read_text(encoding="utf-8") == text for file, text in made.items()) else 1
     for file, text in made.items():

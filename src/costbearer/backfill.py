@@ -9,11 +9,10 @@ through the ordinary door, and the old one must be gone by a date; use after it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -21,8 +20,8 @@ import pyarrow as pa
 from costbearer import corrections, money
 from costbearer.corrections import Closed
 from costbearer.ledger import LABELS, Entry, Field
+from costbearer.standing import Books, Ledger, Reader, whole
 from costbearer.standing import calls as calls_of
-from costbearer.standing import whole
 
 BATCH = 2_000
 """Calls that are re-attributed in one go: all of them or none."""
@@ -31,30 +30,6 @@ LARGE_SHARE = Decimal("0.01")
 SOURCE = "ownership"
 _SEEN = ("agent", "workload", "project", "workflow", "feature")
 _EVER = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
-
-
-class Reader(Protocol):
-    """One state of the ledger."""
-
-    @property
-    def entries(self) -> Any: ...
-
-    @property
-    def charges(self) -> Any: ...
-
-    def execute(self, expression: Any, /) -> pa.Table: ...
-
-
-class Ledger(Protocol):
-    """What is there."""
-
-    def reader(self) -> AbstractContextManager[Reader]: ...
-
-
-class Books(Protocol):
-    """What posts."""
-
-    def record(self, entries: Iterable[Entry], /) -> int: ...
 
 
 class Unborne(NamedTuple):

@@ -16,6 +16,7 @@ from costbearer.errors import Conflict, FieldInvalid, NotFound
 from costbearer.keys import stamp
 from costbearer.labels import cleaned, label_faults
 from costbearer.ledger import LABELS
+from costbearer.standing import Books, Ledger
 from costbearer.stores.control import Actor, Control
 from costbearer.stores.directory import Directory, OwnerRow, Replacement
 
@@ -39,8 +40,8 @@ class BackfillDesk:
         self,
         directory: Directory,
         control: Control,
-        ledger: backfill.Ledger,
-        books: backfill.Books,
+        ledger: Ledger,
+        books: Books,
         *,
         closed: Callable[[], Closed],
         gateway_url: str,

@@ -9,11 +9,10 @@ that had a price and now has none keeps it: that is said and left to a person.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import ibis
 import msgspec
@@ -27,8 +26,8 @@ from costbearer.errors import StoreFailed
 from costbearer.ledger import Charge, Entry
 from costbearer.prices import PriceBook
 from costbearer.rerate import PARTS_ARROW, Rerated, rerate
+from costbearer.standing import Books, Ledger, Reader, whole
 from costbearer.standing import calls as calls_of
-from costbearer.standing import whole
 from costbearer.usage import COUNTS, Work
 
 UNPRICED = ("provider_unpriced", "model_unpriced", "tier_unpriced", "variant_unpriced", "tier_committed", "unrated")
@@ -42,30 +41,6 @@ BATCH = 20_000
 
 _NAMES = ("team", "provider", "price_provider", "request_model", "response_model", "tier", "speed", "region", "variant")
 _works = msgspec.json.Decoder(tuple[Work, ...]).decode
-
-
-class Reader(Protocol):
-    """One state of the ledger."""
-
-    @property
-    def entries(self) -> Any: ...
-
-    @property
-    def charges(self) -> Any: ...
-
-    def execute(self, expression: Any, /) -> pa.Table: ...
-
-
-class Ledger(Protocol):
-    """What can be read."""
-
-    def reader(self) -> AbstractContextManager[Reader]: ...
-
-
-class Books(Protocol):
-    """What posts."""
-
-    def record(self, entries: Iterable[Entry], /) -> int: ...
 
 
 class Period(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import ibis
@@ -21,6 +23,18 @@ class Reader(Protocol):
     def charges(self) -> Any: ...
 
     def execute(self, expression: Any, /) -> pa.Table: ...
+
+
+class Ledger(Protocol):
+    """What is there."""
+
+    def reader(self) -> AbstractContextManager[Reader]: ...
+
+
+class Books(Protocol):
+    """What posts."""
+
+    def record(self, entries: Iterable[Entry], /) -> int: ...
 
 
 def calls(entries: Any, since: Any, until: Any) -> Any:

@@ -84,24 +84,15 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
         Column("growth", "growth", "change"),
     )
     runs = sum(each[0] for each in rolled.values())
-    totals = dict(spend.totals(found.total, query)) | {
-        "runs": runs,
-        "rolled_up_usd": whole,
-        "usd_per_run": money.per(money.total(each[2] for each in rolled.values()), runs),
-    }
-    return Table(
+    traced = money.total(each[2] for each in rolled.values())
+    return spend.table(
+        (reader, query, beside),
+        found,
         title=f"Agents by {', '.join(query.by)}",
-        query=query,
         columns=columns,
-        rows=tuple(rows),
-        totals=totals,
-        complete_to=beside.complete_to,
-        empty=None if rows else spend.why_empty(reader, query),
-        notes=(
-            *spend.rest_note(found),
-            "Rolled up: all calls of the runs (traces) that an agent began, and its own outside runs.",
-        ),
-        source=found.source,
+        rows=rows,
+        more={"runs": runs, "rolled_up_usd": whole, "usd_per_run": money.per(traced, runs)},
+        notes=("Rolled up: all calls of the runs (traces) that an agent began, and its own outside runs.",),
         form=FORM,
     )
 

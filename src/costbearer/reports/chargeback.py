@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from costbearer import money
 from costbearer.reports import spend
@@ -57,8 +58,8 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
         Column("delta_usd", "change", "delta", (now, before)),
         Column("growth", "growth", "change"),
     ]
-    totals = dict(spend.totals(found.total, query))
-    notes = list(spend.rest_note(found))
+    more: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
     if expected is not None:
         columns += [
             Column("forecast_usd", "forecast", "unit"),
@@ -66,27 +67,25 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
             Column("forecast_high_usd", "to", "unit"),
         ]
         total = expected[()]
-        totals |= {
+        more = {
             "forecast_usd": money.total(_usd(row[-3]) for row in rows),
             "forecast_low_usd": total.low_usd,
             "forecast_high_usd": total.high_usd,
         }
-        notes.append(
+        notes = (
             f"Forecast to the end of the month: the rest at the mean of the same weekdays of the last {WEEKS} weeks; "
-            f"from and to are how far that was off in the last {MONTHS} months. The total's band is its own, no sum."
+            f"from and to are how far that was off in the last {MONTHS} months. The total's band is its own, no sum.",
         )
     else:
         rows = [row[:-3] for row in rows]
-    return Table(
+    return spend.table(
+        (reader, query, beside),
+        found,
         title=f"Chargeback by {', '.join(query.by)}",
-        query=query,
-        columns=tuple(columns),
-        rows=tuple(rows),
-        totals=totals,
-        complete_to=beside.complete_to,
-        empty=None if rows else spend.why_empty(reader, query),
-        notes=tuple(notes),
-        source=found.source,
+        columns=columns,
+        rows=rows,
+        more=more,
+        notes=notes,
         form=FORM,
     )
 

@@ -69,11 +69,9 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
         Column("output_tokens_per_call", "output\nper call", "count"),
         Column("unknown_calls", "unknown\ncalls", "count"),
     ]
-    totals: dict[str, Any] = dict(spend.totals(found.total, query))
-    notes = list(spend.rest_note(found))
     named = [column.name for column in columns[len(query.by) :]]
     whole = dict(zip(named, _cells(found.total.now, total, found.total.now.cost_usd), strict=True))
-    totals |= {name: value for name, value in whole.items() if name not in {"cost_usd", "share"}}
+    totals: dict[str, Any] = {name: value for name, value in whole.items() if name not in {"cost_usd", "share"}}
     if other is not None:
         columns += [
             Column("as_usd", other.title, "usd"),
@@ -85,17 +83,14 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
             "as_delta_usd": money.total(money.minus(each.usd, each.was_usd) for each in other.groups.values()),
             "as_unpriced_calls": sum(each.unpriced for each in other.groups.values()),
         }
-        notes += other.notes
-    return Table(
+    return spend.table(
+        (reader, query, beside),
+        found,
         title=f"Models by {', '.join(query.by)}",
-        query=query,
-        columns=tuple(columns),
-        rows=tuple(rows),
-        totals=totals,
-        complete_to=beside.complete_to,
-        empty=None if rows else spend.why_empty(reader, query),
-        notes=tuple(notes),
-        source=found.source,
+        columns=columns,
+        rows=rows,
+        more=totals,
+        notes=other.notes if other is not None else (),
         form=FORM,
     )
 

@@ -6,9 +6,10 @@ one state of the ledger, by two different sums, and a report whose rows do not a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from costbearer import money
@@ -16,7 +17,7 @@ from costbearer.errors import StoreFailed
 from costbearer.reports.beside import Beside
 from costbearer.reports.dimensions import REST
 from costbearer.reports.facts import Facts, facts
-from costbearer.reports.query import Query, Reader
+from costbearer.reports.query import SPEND, Form, Query, Reader
 from costbearer.reports.table import Cell, Column, Empty, Source, Table
 
 _ZERO_TYPE = f"decimal({money.DIGITS},{money.PLACES})"
@@ -106,16 +107,41 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
     whole = found.total.now.cost_usd
     rows = [_row(group, whole, query) for group in found.groups]
     rows += [_row(found.rest, whole, query)] if found.rest else []
-    return Table(
+    return table(
+        (reader, query, beside),
+        found,
         title=f"Spend by {', '.join(query.by)}",
-        query=query,
         columns=columns(query),
+        rows=rows,
+        form=SPEND,
+    )
+
+
+def table(
+    asked: tuple[Reader, Query, Beside],
+    found: Sums,
+    *,
+    title: str,
+    columns: Sequence[Column],
+    rows: Sequence[tuple[Cell, ...]],
+    form: Form,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    notes: Sequence[str] = (),
+) -> Table:
+    """The table of a report whose rows are the groups of `sums`: its totals and `more` of them, why it is empty, what
+    lies behind the limit."""
+    reader, query, beside = asked
+    return Table(
+        title=title,
+        query=query,
+        columns=tuple(columns),
         rows=tuple(rows),
-        totals=totals(found.total, query),
+        totals={**totals(found.total, query), **more},
         complete_to=beside.complete_to,
         empty=None if rows else why_empty(reader, query),
-        notes=rest_note(found),
+        notes=(*rest_note(found), *notes),
         source=found.source,
+        form=form,
     )
 
 

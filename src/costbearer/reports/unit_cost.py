@@ -80,21 +80,19 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
             )
         ),
     )
-    totals: dict[str, Any] = dict(spend.totals(found.total, query))
+    more: dict[str, Any] = {}
     for unit in units:
         if unit.name in COUNTED:
-            totals[_plural(unit.name)] = unit.total
-        totals[f"usd_per_{unit.name}"] = _each(whole, unit.total)
-    return Table(
+            more[_plural(unit.name)] = unit.total
+        more[f"usd_per_{unit.name}"] = _each(whole, unit.total)
+    return spend.table(
+        (reader, query, beside),
+        found,
         title=f"Cost to serve by {', '.join(query.by)}",
-        query=query,
         columns=columns,
-        rows=tuple(rows),
-        totals=totals,
-        complete_to=beside.complete_to,
-        empty=None if rows else spend.why_empty(reader, query),
-        notes=(*spend.rest_note(found), *_notes(units, query)),
-        source=found.source,
+        rows=rows,
+        more=more,
+        notes=_notes(units, query),
         form=FORM,
     )
 
