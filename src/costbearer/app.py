@@ -189,7 +189,10 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
     from costbearer.stores.duckdb import Ledger
     from costbearer.stores.periods import Periods
 
-    with Control.open(config.control_file) as control, contextlib.closing(Ledger.open(config.ledger_file)) as ledger:
+    with (
+        Control.open(config.control_file) as control,
+        contextlib.closing(Ledger.open(config.ledger_file, memory_mb=config.integer("ledger.memory_mb"))) as ledger,
+    ):
         periods = Periods(control.database)
         bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=periods.is_closed)
         with _background(config, ledger, bookkeeper, periods):
@@ -386,7 +389,9 @@ def books(config: Config) -> Iterator[tuple[Ledger, Bookkeeper, Closed]]:
             f"there is no data directory {config.data}; name it with --data, or begin with `costbearer serve`"
         )
     closed = _closed_months(config)
-    with contextlib.closing(Ledger.open(config.ledger_file, readers=1)) as ledger:
+    with contextlib.closing(
+        Ledger.open(config.ledger_file, readers=1, memory_mb=config.integer("ledger.memory_mb"))
+    ) as ledger:
         yield ledger, Bookkeeper(config.journal_dir, ledger, closed=closed), closed
 
 

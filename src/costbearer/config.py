@@ -77,6 +77,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ledger.post_interval_ms", 200, "how often the bookkeeper looks for new frames", minimum=10),
     Setting("ledger.poll_interval_s", 5.0, "how often results of background work may be asked for", minimum=0.1),
     Setting("control.stale_max_s", 900.0, "how long keys stay valid while the control store cannot be read", minimum=1),
+    Setting("ledger.memory_mb", 384, "memory the ledger's engine takes before it writes to disk", minimum=128),
     Setting("reports.time_zone", "UTC", "time zone of days, weeks and months in reports, such as Europe/Berlin"),
     Setting("audit.memory_mb", 1200, "memory an audit's engine takes before it writes to disk", minimum=256),
     Setting("audit.line_bytes_max", 16 * 1024 * 1024, "longest line of a log; a longer one is left out", minimum=4096),

@@ -17,8 +17,11 @@ from typing import NamedTuple
 from costbearer.errors import InputInvalid
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-RESERVED = frozenset({"request", "session", "trace", "user"})
-"""Units that the ledger counts itself."""
+RESERVED = frozenset(
+    {"request", "session", "trace", "user", "requests", "sessions", "traces", "users"}
+    | {"calls", "cost_usd", "share", "unknown_calls"}
+)
+"""Units that the ledger counts itself, and what stands beside a figure in a report."""
 LINES_MAX = 1_000_000
 LABEL_CHARACTERS_MAX = 1024
 _DIGITS_MAX = 30

@@ -51,8 +51,13 @@ DESCRIPTIONS: tuple[str, ...] = (
 
 PROVENANCE_FIELDS: tuple[str, ...] = (*LABELS, *DESCRIPTIONS, "trace_id")
 """The fields of which it can be said who vouches for them. Where that is spelled as text, it has one character for
-each, in this order: v(erified), a(sserted), i(nferred), d(elegated), or `-` for a field nobody stated. What has a value
-and no attribution, as a trace, was asserted."""
+each, in this order: v(erified), a(sserted), i(nferred), d(elegated), or `-` for a field nobody stated; and behind them
+`!` where somebody said otherwise of one of them, else `-`. What has a value and no attribution, as a trace, was
+asserted."""
+
+CONFLICT = '"conflict":[{'
+"""What stands in an entry's attribution, as JSON without blanks, where somebody said otherwise. No value can look like
+it: a quote inside one has a backslash before it."""
 
 AWAITING_RESULT = "awaiting_result"
 """`reason_unknown` of a call whose result comes later (a background response, a batch job): `Settlement` closes it."""

@@ -108,14 +108,13 @@ def _rolled_up(reader: Reader, query: Query) -> Mapping[Key, tuple[int, Any, Any
     rank = calls["started_at"].epoch_seconds().cast("int64")
     micro = calls["started_at"].microsecond().cast("int64")
     order = (rank * 1_000_000 + micro) * _RANKS + calls["sequence"] % _RANKS
-    parts = calls.mutate(trace=trace, order=order).group_by(trace=trace, **keys)
-    parts = parts.aggregate(cost_usd=calls["cost_usd"].sum(), first=order.min())
-    inside = parts.filter(parts["trace"].notnull())
-    runs = inside.group_by("trace").aggregate(
-        **{name: inside[name].argmin(inside["first"]) for name in keys}, cost_usd=inside["cost_usd"].sum()
+    marked = calls.mutate(trace=trace, order=order, **keys)
+    inside, outside = marked.filter(marked["trace"].notnull()), marked.filter(marked["trace"].isnull())
+    parts = inside.group_by(["trace", *keys]).aggregate(cost_usd=inside["cost_usd"].sum(), first=inside["order"].min())
+    runs = parts.group_by("trace").aggregate(
+        **{name: parts[name].argmin(parts["first"]) for name in keys}, cost_usd=parts["cost_usd"].sum()
     )
     begun = runs.group_by(list(keys)).aggregate(runs=runs.count(), cost_usd=runs["cost_usd"].sum())
-    outside = parts.filter(parts["trace"].isnull())
     alone = outside.group_by(list(keys)).aggregate(cost_usd=outside["cost_usd"].sum())
     found: dict[Key, tuple[int, Any, Any]] = {}
     for row in _rows(reader, begun):

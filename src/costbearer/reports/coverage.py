@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from costbearer import money
-from costbearer.ledger import LABELS, PROVENANCE_FIELDS
+from costbearer.ledger import CONFLICT, LABELS, PROVENANCE_FIELDS
 from costbearer.reports.beside import Beside
 from costbearer.reports.dimensions import NONE, bucket
 from costbearer.reports.facts import facts
@@ -291,36 +291,16 @@ def _callers(reader: Reader, query: Query) -> tuple[Part, Part]:
 
 def _conflicts(reader: Reader, query: Query) -> Part:
     """Calls whose caller named somebody else than the key does. The key holds; what was said is evidence."""
-    import ibis
-
-    entries = reader.entries
-    asked = entries.filter(query.within(entries, query.period))
-    asked = asked.filter(asked["attribution"].contains(_CLAIMED))
-    parts = []
-    for field in LABELS:
-        pattern = (
-            f'"{field}":\\{{"value":"(?:[^"\\\\]|\\\\.)*","provenance":"[a-z]+","source":"[^"]*",{_CLAIMED_PATTERN}'
-        )
-        claimed = asked.mutate(
-            field=ibis.literal(field), claimed=asked["attribution"].re_extract(pattern, 1).nullif("")
-        )
-        parts.append(claimed.filter(claimed["claimed"].notnull()))
-    found = parts[0].union(*parts[1:])
-    keys = {name: found[name].nullif("") for name in ("key_id", "team", "agent")}
-    grouped = found.group_by(**keys, field=found["field"], claimed=found["claimed"])
-    grouped = grouped.aggregate(calls=found["calls"].sum(), cost_usd=found["cost_usd"].sum())
-    rows: list[tuple[Cell, ...]] = [
-        (
-            *(bucket(row[name]) for name in keys),
-            row["field"],
-            bucket(_unescaped(row["claimed"])),
-            row["calls"],
-            row["cost_usd"] or money.ZERO,
-        )
-        for row in reader.execute(grouped).to_pylist()
-        if row["calls"] or row["cost_usd"]
-    ]
-    rows.sort(key=lambda row: (-row[6] if isinstance(row[6], Decimal) else money.ZERO, str(row[:5])))
+    sums: dict[tuple[str, ...], list[Any]] = {}
+    for row in _claims(reader, query):
+        for field in LABELS:
+            if row[field] is not None:
+                said = bucket(msgspec.json.decode(f'"{row[field]}"'.encode(), type=str))
+                own = sums.setdefault((*(bucket(row[f"own_{name}"]) for name in _OWN), field, said), [0, money.ZERO])
+                own[0] += row["calls"] or 0
+                own[1] = money.total((own[1], row["cost_usd"] or money.ZERO))
+    rows: list[tuple[Cell, ...]] = [(*key, *own) for key, own in sums.items() if any(own)]
+    rows.sort(key=lambda row: (-row[-1] if isinstance(row[-1], Decimal) else money.ZERO, str(row)))
     columns = (
         Column("key", "key", "bucket"),
         Column("team", "team", "bucket"),
@@ -330,22 +310,36 @@ def _conflicts(reader: Reader, query: Query) -> Part:
         Column("calls", "calls", "count"),
         Column("cost_usd", "cost", "usd"),
     )
-    totals: dict[str, int | float | Decimal | None] = {
-        "calls": sum(int(row[5] or 0) for row in rows),
-        "cost_usd": money.total(row[6] for row in rows if isinstance(row[6], Decimal)),
-    }
-    return Part(
-        "conflicts", "Callers that named somebody else than their key does", columns, tuple(rows[: query.limit]), totals
-    )
+    title = "Callers that named somebody else than their key does"
+    return Part("conflicts", title, columns, tuple(rows[: query.limit]))
 
 
-_CLAIMED = '"conflict":[{'
-_CLAIMED_PATTERN = '"conflict":\\[\\{"value":"((?:[^"\\\\]|\\\\.)*)"'
-"""How entries write it: JSON without blanks, in which a quote inside a value has a backslash before it."""
+_OWN = ("key_id", "team", "agent")
+_SAID = (
+    '"{field}":\\{{"value":"(?:[^"\\\\]|\\\\.)*","provenance":"[a-z]+","source":"[^"]*",'
+    '"conflict":\\[\\{{"value":"((?:[^"\\\\]|\\\\.)*)"'
+)
+"""How an entry writes what was said of a field beside its value."""
 
 
-def _unescaped(text: str) -> str:
-    return msgspec.json.decode(f'"{text}"'.encode(), type=str)
+def _claims(reader: Reader, query: Query) -> list[dict[str, Any]]:
+    """What was said by which key, label by label, as JSON writes it; only keys with such calls are looked at."""
+    known = facts(reader, replace(query, compare=None), by=("key",), extra=("provenance",))
+    table = known.table
+    disputed = table.filter(table["provenance"].substr(len(PROVENANCE_FIELDS), 1) == "!")
+    keys = reader.execute(disputed.select(key=disputed["key_id"]).distinct()).column("key").to_pylist()
+    if not keys:
+        return []
+    entries = reader.entries
+    asked = entries.filter(query.within(entries, query.period))
+    if None not in keys:
+        asked = asked.filter(asked["key_id"].isin(keys))
+    asked = asked.filter(asked["attribution"].contains(CONFLICT))
+    said = {field: asked["attribution"].re_extract(_SAID.format(field=field), 1).nullif("") for field in LABELS}
+    own = {f"own_{name}": asked[name].nullif("") for name in _OWN}
+    sums = {"calls": asked["calls"].sum(), "cost_usd": asked["cost_usd"].sum()}
+    rows: list[dict[str, Any]] = reader.execute(asked.group_by(**own, **said).aggregate(**sums)).to_pylist()
+    return rows
 
 
 def _item(key: Sequence[str]) -> str:

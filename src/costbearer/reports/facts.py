@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from costbearer import money
-from costbearer.ledger import PROVENANCE_FIELDS
+from costbearer.ledger import CONFLICT, PROVENANCE_FIELDS
 from costbearer.reports.dimensions import dimension
 from costbearer.reports.periods import Period
 from costbearer.reports.query import Query, Reader, within
@@ -189,4 +189,4 @@ def _provenance(entries: Any) -> Any:
     spelled = letters[0]
     for letter in letters[1:]:
         spelled = spelled + letter
-    return spelled
+    return spelled + entries["attribution"].contains(CONFLICT).ifelse("!", "-")

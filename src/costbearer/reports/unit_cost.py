@@ -121,6 +121,8 @@ def _figures(query: Query, names: Sequence[str], beside: Beside) -> dict[str, Se
             raise QueryInvalid({"per": f"there is no business figure {name!r}; known are {known}"})
         if len(query.by) != 1:
             raise QueryInvalid({"per": f"{name} is joined on one dimension; --by names {len(query.by)}"})
+        if name in query.by:
+            raise QueryInvalid({"per": f"{name} is what the rows are grouped by; a figure needs another name"})
         found[name] = lines
     return found
 

@@ -34,6 +34,8 @@ __all__ = ["Ledger", "Position", "Reader"]
 
 READERS = 4
 READER_WAIT_S = 30.0
+MEMORY_MB = 384
+"""What the engine may take; the process around it takes about 250 MB more."""
 STORAGE_VERSION: Final = "v1.5.0"
 """Pinned: the default writes a format that older releases cannot read, and there would be no way back."""
 CHECKPOINT_THRESHOLD = "128MB"
@@ -87,12 +89,18 @@ class Ledger:
         broken: why the engine cannot be used any more; `reopen` starts another one.
     """
 
-    def __init__(self, file: Path, readers: int) -> None:
+    def __init__(self, file: Path, readers: int, memory_mb: int) -> None:
         """For `open`, which see."""
         self.file = file
         self.notices: list[str] = []
         self.broken: str | None = None
         self._count = readers
+        self._settings = {
+            **_SETTINGS,
+            "memory_limit": f"{memory_mb}MiB",
+            # What does not fit goes there; it is emptied when the file is opened, and never read again.
+            "temp_directory": str(file.with_name(f"{file.name}.tmp")),
+        }
         self._made = 0
         self._held: str | None = None
         self._writing = threading.RLock()
@@ -103,14 +111,14 @@ class Ledger:
         self._hours: set[datetime] = set()
 
     @classmethod
-    def open(cls, file: Path, *, readers: int = READERS) -> Ledger:
+    def open(cls, file: Path, *, readers: int = READERS, memory_mb: int = MEMORY_MB) -> Ledger:
         """Open the ledger, or begin an empty one. A file that is damaged or has another schema is set aside first.
 
         Raises:
             DataDirectoryBusy: another process, or this one, has it open.
             StoreFailed: it cannot be opened for a reason that is not damage (permissions, space, memory).
         """
-        ledger = cls(file, readers)
+        ledger = cls(file, readers, memory_mb)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         ledger._start()
         return ledger
@@ -376,7 +384,7 @@ class Ledger:
 
     def _connect(self, files: Sequence[str] = ()) -> None:
         new = not self.file.exists()
-        connection = self._connection = duckdb.connect(str(self.file), config=dict(_SETTINGS))
+        connection = self._connection = duckdb.connect(str(self.file), config=dict(self._settings))
         if new:
             _create(connection)
         else:

@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from costbearer import money
-from costbearer.ledger import PROVENANCE_FIELDS
+from costbearer.ledger import CONFLICT, PROVENANCE_FIELDS
 from costbearer.stores.ledger_schema import MONEY, Column
 
 _TEXT, _COUNT = pa.string(), pa.int64()
@@ -100,6 +100,7 @@ _SPELLED = " || ".join(
     f"""CASE WHEN nullif("{name}", '') IS NULL THEN '-' ELSE coalesce(left(said[{place}], 1), 'a') END"""
     for place, name in enumerate(PROVENANCE_FIELDS, 1)
 )
+_SPELLED += f" || CASE WHEN contains(attribution, '{CONFLICT}') THEN '!' ELSE '-' END"
 _OWN = {name: f'"{name}"' for name in KEYS}
 
 CALLS = Rollup("rollups", {**_OWN, "provenance": _SPELLED}, _SUMS)
