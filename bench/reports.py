@@ -148,7 +148,7 @@ def _ingest(connection: Any, table: pa.Table) -> None:  # noqa: ARG001  the stat
     """The rows that LiteLLM would have written, by COPY."""
     import duckdb
 
-    made = duckdb.sql(
+    relation = duckdb.sql(
         """SELECT call_id || journal AS request_id, 'acompletion' AS call_type, key_id AS api_key,
                   CAST(cost_usd AS DOUBLE) AS spend, coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS total_tokens,
                   input_tokens AS prompt_tokens, output_tokens AS completion_tokens,
@@ -157,7 +157,9 @@ def _ingest(connection: Any, table: pa.Table) -> None:  # noqa: ARG001  the stat
                   provider AS custom_llm_provider, team AS team_id, customer AS end_user, session_id,
                   '{"owner": "' || owner || '", "agent": "' || agent || '", "workload": "' || workload || '"}' AS metadata
            FROM "table" """
-    ).to_arrow_table()
+    )
+    assert relation is not None, "a SELECT has rows"
+    made = relation.to_arrow_table()
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS incoming")
         cursor.adbc_ingest("incoming", made, mode="create")
