@@ -48,7 +48,7 @@ QUESTIONS: dict[str, tuple[str, list[tuple[str, str]], float]] = {
     "top keys": ("top-keys", MONTH, 1.0),
     "chargeback": ("chargeback", [("since", "2026-10"), ("until", "2026-10-20")], 1.0),
     "models": ("models", MONTH, 1.0),
-    "coverage": ("coverage", MONTH, 2.0),
+    "coverage": ("coverage", MONTH, 3.0),
     "a tag": ("spend", [("by", "tag:shift"), *ALL], 2.0),
     "customers": ("spend", [("by", "customer"), *ALL], 2.0),
     "customers, cost to serve": ("unit-cost", [("by", "customer"), ("per", "request,session"), *MONTH], 2.0),

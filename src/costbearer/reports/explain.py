@@ -14,7 +14,7 @@ from costbearer.reports.causes import CAUSES, SIDES, Amount, Branch, Counts, Sta
 from costbearer.reports.dimensions import REST, dimension
 from costbearer.reports.facts import Facts, charge_facts, facts
 from costbearer.reports.periods import Period
-from costbearer.reports.query import Form, Query, Reader
+from costbearer.reports.query import Form, Query, Reader, within
 from costbearer.reports.spend import why_empty
 from costbearer.reports.table import Cell, Column, Part, Table, shown_cell
 
@@ -93,9 +93,10 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
 def _cells(reader: Reader, query: Query, compare: Period) -> tuple[dict[Key, Pair], Facts, Facts, dict[str, Any]]:
     """What was called and charged, cell by cell, and what of it is not known."""
     columns = [source for name in _BRANCH for source in dimension(name).source]
-    called, charged = facts(reader, query, extra=columns), charge_facts(reader, query, extra=columns)
-    cells: dict[Key, Pair] = {}
     periods = {"": query.period, _BEFORE: compare}
+    called = facts(reader, query, extra=columns)
+    charged = charge_facts(reader, query, lambda rows: _shaped(rows, query, periods), extra=columns)
+    cells: dict[Key, Pair] = {}
     for rows, measures in ((called, Counts._fields), (charged, Amount._fields)):
         for record in reader.execute(_grouped(rows, query, periods, charges=rows is charged)).to_pylist():
             key = query.buckets(record)
@@ -115,18 +116,28 @@ def _cells(reader: Reader, query: Query, compare: Period) -> tuple[dict[Key, Pai
     return cells, called, charged, _checked(reader, called, cells, periods)
 
 
+def _shaped(rows: Any, query: Query, periods: Mapping[str, Period]) -> dict[str, Any]:
+    """What a row belongs to: its cell, its branch, and the periods it lies in."""
+    flags = {f"{prefix}inside": within(rows, period) for prefix, period in periods.items()}
+    return query.keys(rows) | {name: dimension(name).column(rows) for name in _BRANCH} | flags
+
+
 def _grouped(known: Facts, query: Query, periods: Mapping[str, Period], *, charges: bool) -> Any:
     table = known.table
-    keys = query.keys(table) | {name: dimension(name).column(table) for name in _BRANCH}
     if charges:
-        keys |= {"charge_model": table["charge_model"], "meter": table["meter"]}
+        keys = {name: table[name] for name in (*query.keys_of(), *_BRANCH, "charge_model", "meter")}
         measures = {"quantity": "quantity", "cost": "cost_usd"}
+        inside = {prefix: table[f"{prefix}inside"] for prefix in periods}
     else:
+        shaped = _shaped(table, query, periods)
+        keys = {name: shaped[name] for name in (*query.keys_of(), *_BRANCH)}
         measures = {"requests": "requests", "charged": "charged_calls", "unknown": "unknown_calls"}
-    sums: dict[str, Any] = {}
-    for prefix, period in periods.items():
-        made = known.sums(table, measures.values(), period)
-        sums |= {prefix + name: made[source] for name, source in measures.items()}
+        inside = {prefix: shaped[f"{prefix}inside"] for prefix in periods}
+    sums = {
+        prefix + name: table[source].sum(where=inside[prefix])
+        for prefix in periods
+        for name, source in measures.items()
+    }
     return table.group_by(**keys).aggregate(**sums)
 
 

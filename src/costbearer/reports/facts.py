@@ -7,7 +7,7 @@ answer for the whole hours of a period; what lies at its edges is added up from 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ SUMMED: tuple[str, ...] = (
 """Every measure: signed counts that add, and USD. A cost that is not known is in none of the amounts but the bound."""
 
 CHARGED: tuple[str, ...] = ("charge_model", "meter", "quantity", "cost_usd", "list_cost_usd")
-"""What `charge_facts` give beside the columns that are asked for."""
+"""What `charge_facts` give beside the columns that are wanted."""
 
 _HOUR = timedelta(hours=1)
 
@@ -55,12 +55,32 @@ def facts(reader: Reader, query: Query, by: Collection[str] | None = None, extra
     return _made(query, by, extra, reader.rollups, _of_rollups, lambda *asked: _of_entries(reader.entries, *asked))
 
 
-def charge_facts(reader: Reader, query: Query, by: Collection[str] | None = None, extra: Collection[str] = ()) -> Facts:
-    """The charges of those calls: `charge_model`, `meter`, `quantity`, `cost_usd` and `list_cost_usd` with the columns
-    that were asked for."""
-    return _made(
-        query, by, extra, reader.charge_rollups, _of_charge_rollups, lambda *asked: _of_charges(reader, *asked)
-    )
+Shape = Callable[[Any], Mapping[str, Any]]
+"""Rows of entries, or of roll-ups -> the columns that are wanted of them."""
+
+
+def charge_facts(reader: Reader, query: Query, shape: Shape, extra: Collection[str] = ()) -> Facts:
+    """The charges of those calls: the columns that `shape` makes of their entries, and `CHARGED`.
+
+    `shape` may look at the columns of the query's dimensions and at `extra`. It is applied before entries meet their
+    charges: what is carried through that join decides how much memory it takes.
+    """
+
+    def of_rollups(rollups: Any, query: Query, _: list[str], period: Period) -> Any:
+        chosen = rollups.filter(query.within(rollups, period))
+        return chosen.select(**shape(chosen), **{name: chosen[name] for name in CHARGED})
+
+    def of_entries(query: Query, _: list[str], periods: list[Period]) -> Any:
+        chosen = _chosen(reader.entries, query, periods)
+        shaped = shape(chosen)
+        chosen = chosen.select("journal", "sequence", **shaped)
+        charges = reader.charges
+        charges = charges.select(
+            "journal", "sequence", "meter", "quantity", "cost_usd", "list_cost_usd", charge_model=charges["model"]
+        )
+        return chosen.join(charges, ["journal", "sequence"]).select(*shaped, *CHARGED)
+
+    return _made(query, None, extra, reader.charge_rollups, of_rollups, of_entries)
 
 
 def _made(
@@ -117,19 +137,6 @@ def _hour_up(moment: datetime) -> datetime:
 def _of_rollups(rollups: Any, query: Query, columns: list[str], period: Period) -> Any:
     chosen = rollups.filter(query.within(rollups, period))
     return chosen.select(*columns, **_measures(chosen, chosen["unknown_calls"], chosen["unbounded_calls"]))
-
-
-def _of_charge_rollups(rollups: Any, query: Query, columns: list[str], period: Period) -> Any:
-    return rollups.filter(query.within(rollups, period)).select(*columns, *CHARGED)
-
-
-def _of_charges(reader: Reader, query: Query, columns: list[str], periods: list[Period]) -> Any:
-    chosen = _chosen(reader.entries, query, periods).select("journal", "sequence", *columns)
-    charges = reader.charges
-    charges = charges.select(
-        "journal", "sequence", "meter", "quantity", "cost_usd", "list_cost_usd", charge_model=charges["model"]
-    )
-    return chosen.join(charges, ["journal", "sequence"]).select(*columns, *CHARGED)
 
 
 def _chosen(entries: Any, query: Query, periods: list[Period]) -> Any:

@@ -225,6 +225,10 @@ class Query:
         columns = [column_of(name, entries, self.zone, self.periods) for name in names]
         return {f"by_{place}": column for place, column in enumerate(columns)}
 
+    def keys_of(self) -> tuple[str, ...]:
+        """The names of `keys`."""
+        return tuple(f"by_{place}" for place in range(len(self.by)))
+
     def buckets(self, row: Mapping[str, Any], by: Sequence[str] | None = None) -> tuple[str, ...]:
         """The buckets that a row of such a grouping stands for."""
         names = self.by if by is None else by
