@@ -20,13 +20,19 @@ import uvicorn
 from click.testing import CliRunner, Result
 
 from costbearer import app as wiring
+from costbearer.backfill_desk import BackfillDesk
+from costbearer.bookkeeper import Bookkeeper
 from costbearer.cli import client, root
 from costbearer.config import load
+from costbearer.console.api_directory import directory_router
 from costbearer.console.api_entries import entries_router
 from costbearer.console.api_imports import imports_router
 from costbearer.console.app import create_app
+from costbearer.corrections import never
 from costbearer.imports import post
 from costbearer.stores.control import Control
+from costbearer.stores.directory import Directory
+from costbearer.stores.duckdb import Ledger
 from tests.usagelogs import WRITERS, Call, clean
 
 HOSTILE = '=HYPERLINK("http://x","y")<script>alert(1)</script>|`x`\x1b[31m'
@@ -226,6 +232,10 @@ def test_import_and_export_without_a_server() -> None:
     assert run("export", "entries", "--period", "autumn").exit_code == 2
 
 
+def _desk(directory: Directory, control: Control, ledger: Ledger, bookkeeper: Bookkeeper) -> BackfillDesk:
+    return BackfillDesk(directory, control, ledger, bookkeeper, closed=lambda: never, gateway_url="http://127.0.0.1")
+
+
 @pytest.fixture
 def running(data: Path) -> Iterator[None]:
     """A console that takes imports, as `costbearer console` runs it."""
@@ -242,6 +252,7 @@ def running(data: Path) -> Iterator[None]:
         routers = [
             imports_router(lambda batch: post(ledger, bookkeeper, batch, closed).document()),
             entries_router(ledger.reader),
+            directory_router(directory := Directory(control.database), _desk(directory, control, ledger, bookkeeper)),
         ]
         server = uvicorn.Server(
             uvicorn.Config(create_app(config, control, routers=routers), log_config=None, lifespan="off")

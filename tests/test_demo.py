@@ -76,14 +76,19 @@ def entry(request_id: str | None, cost: str | None, **more: Any) -> dict[str, An
         "request_model": "m",
         "reason_unknown": None if cost else "awaiting_result",
         "tags": {},
+        "calls": 1,
+        "refers_to": None,
     }
     return told | more
 
 
 def test_what_is_equal_holds() -> None:
-    outcome = compare(
-        [entry("a", "1.5"), entry("b", None), entry("b", None), entry("b", "2")], [line("a", "1.5"), line("b", "2")], {}
-    )
+    settled = [
+        entry("b", "2", entry_id="books.2"),
+        entry("b", None, calls=-1, refers_to="j.b", entry_id="books.1"),
+        entry("b", None),
+    ]
+    outcome = compare([entry("a", "1.5"), *settled], [line("a", "1.5"), line("b", "2")], {})
     assert outcome.holds
     assert (outcome.total.calls, outcome.total.ledger) == (2, Decimal("3.5"))
 

@@ -274,7 +274,7 @@ def test_corrections_show_in_the_report_as_if_they_had_always_been_so(books: Boo
 @pytest.mark.parametrize(
     ("statement", "failed"),
     [
-        ("UPDATE entries SET team = 'c' WHERE calls < 0", {"rows", "ledger", "report"}),
+        ("UPDATE entries SET team = 'c' WHERE calls < 0", {"rows", "ledger", "roll-ups"}),
         ("UPDATE charges SET quantity = quantity + 1 WHERE quantity < 0", {"rows"}),
         ("UPDATE entries SET refers_to = NULL WHERE refers_to IS NOT NULL", {"rows"}),
     ],

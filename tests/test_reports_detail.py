@@ -294,6 +294,19 @@ def test_a_trace_is_a_tree_with_the_cost_of_every_node() -> None:
     assert "unknown" in table.to_text()
 
 
+def test_what_counts_of_a_call_does_not_depend_on_the_names_of_journals() -> None:
+    old = make_unknown("20261101T000000-bbbbbbbb", 1, started_at=START, request_id="r", call_id="c")
+    new = flat(1, "3", request_id="r", call_id="c", started_at=START, kind="correction")
+    pair = corrections.restated(old, new, at=NOW, kind="correction")
+    later = [
+        msgspec.structs.replace(each, journal="20200101T000000-aaaaaaaa", sequence=place)
+        for place, each in enumerate(pair, 1)
+    ]
+    table = ask([old, *later], "request", ("id", "r"))
+    assert (table.totals["total_usd"], table.totals["unknown_calls"], len(table.rows)) == (3, 0, 1)
+    assert ask([old, *later], "receipt", ("id", "c")).title == "Receipt of 20200101T000000-aaaaaaaa.2"
+
+
 def test_calls_below_calls_and_a_ring_of_parents() -> None:
     entries = [
         flat(1, "1", request_id="r", call_id="a", parent_id=None),

@@ -82,7 +82,7 @@ def compare(entries: Iterable[Mapping[str, Any]], lines: Iterable[Line], left_ou
             unmatched.append(f"billed, not in the ledger: {request_id} ({line.operation})")
             continue
         cost = money.total(money.usd(entry["cost_usd"]) for entry in posted if entry["cost_usd"])
-        last = posted[-1]
+        last = _standing(posted)
         if last["basis"] in EXACT:
             row = rows[last["agent"]]
             row.calls, row.ledger = row.calls + 1, money.total([row.ledger, cost])
@@ -98,6 +98,13 @@ def compare(entries: Iterable[Mapping[str, Any]], lines: Iterable[Line], left_ou
         unmatched=unmatched,
         left_out=[f"{titles[agent]}: {why}" for agent, why in left_out.items()],
     )
+
+
+def _standing(posted: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of the entries of a call the one that counts: not taken back, and not what takes back."""
+    reversed_ones = {entry["refers_to"] for entry in posted if entry["calls"] < 0}
+    standing = [entry for entry in posted if entry["calls"] > 0 and entry["entry_id"] not in reversed_ones]
+    return standing[-1] if standing else posted[-1]
 
 
 def _names(line: Line) -> list[str]:

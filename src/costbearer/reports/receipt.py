@@ -98,12 +98,15 @@ def _entry(reader: Reader, name: str) -> Mapping[str, Any]:
     """The entry of that id; of a call, the one that counts now."""
     entries = reader.entries
     journal, dot, sequence = name.rpartition(".")
-    if dot and sequence.isascii() and sequence.isdigit() and len(sequence) < 19:
+    by_call = not (dot and sequence.isascii() and sequence.isdigit() and len(sequence) < 19)
+    if not by_call:
         found = entries.filter([entries["journal"] == journal, entries["sequence"] == int(sequence)])
     else:
-        found = entries.filter([entries["call_id"] == name, entries["calls"] > 0])
-    found = found.order_by([entries["closed_sequence"].desc(), "journal"]).limit(1)
+        found = entries.filter(entries["call_id"] == name)
     rows: list[Mapping[str, Any]] = reader.execute(found).to_pylist(maps_as_pydicts="lossy")
+    if by_call:
+        taken_back = {row["refers_to"] for row in rows if row["calls"] < 0}
+        rows = [row for row in rows if row["calls"] > 0 and f"{row['journal']}.{row['sequence']}" not in taken_back]
     if not rows:
         raise NotFound(f"there is no entry and no call {name[:80]!r} in the ledger")
     return rows[0]

@@ -135,11 +135,11 @@ def _calls(rows: Sequence[Mapping[str, Any]], saved: Mapping[str, Decimal | None
         grouped[row["call_id"]].append(row)
     found = []
     for name, own in grouped.items():
-        standing = [row for row in own if row["calls"] > 0]
-        if not standing or sum(row["calls"] for row in own) <= 0:
+        reversed_ones = {row["refers_to"] for row in own if row["calls"] < 0}
+        standing = [row for row in own if row["calls"] > 0 and _entry_id(row) not in reversed_ones]
+        if not standing:
             continue
         known = [row["cost_usd"] for row in own if row["cost_usd"] is not None]
-        # The last of those that stand is what counts now; it is unknown where that is.
         last = standing[-1]
         found.append(
             _Call(
@@ -152,6 +152,10 @@ def _calls(rows: Sequence[Mapping[str, Any]], saved: Mapping[str, Decimal | None
             )
         )
     return sorted(found, key=lambda call: (call.row["started_at"], call.row["journal"], call.row["sequence"]))
+
+
+def _entry_id(row: Mapping[str, Any]) -> str:
+    return f"{row['journal']}.{row['sequence']}"
 
 
 def _sum(values: Iterator[int | None]) -> int | None:
@@ -256,7 +260,7 @@ def _line(depth: int, label: str, inner: Sequence[_Call], call: _Call | None, qu
     return (
         depth,
         "  " * depth + label,
-        f"{row['journal']}.{row['sequence']}" if row else None,
+        _entry_id(row) if row else None,
         1 if call is not None else 0,
         shown,
         row.get("agent"),
