@@ -238,6 +238,10 @@ def postgres_s(address: str, rounds: int) -> list[float]:
     return times
 
 
+def measure(quick: bool) -> Rows:
+    return run(100_000 if quick else ENTRIES, 3)
+
+
 def run(entries: int, rounds: int, *, postgres: bool = True) -> Rows:
     """Everything, as rows for RESULTS.md. Without `postgres` the ledger alone, which is built in a third of the time."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:

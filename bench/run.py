@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import auditing, books, chunks, prices, stages
+from bench import auditing, books, chunks, prices, reports, stages
 from bench.machines import Bench, bench, missing
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -95,6 +95,7 @@ def main() -> int:
         books.measure,
         prices.measure,
         auditing.measure,
+        reports.measure,
     ]
     for step in steps:
         rows += step(quick)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ def run(*, once: bool, say: Callable[[str], None], show: Callable[[str], None]) 
 
     Gives back the exit code: 0 where the ledger equals the books.
     """
+    # Its servers are in sessions of their own: who ends it by a signal must not leave them running.
+    signal.signal(signal.SIGTERM, _interrupted)
     directory = Path(tempfile.mkdtemp(prefix="costbearer-demo-"))
     try:
         say("writing 92 days of history: six teams, 25 agents, 40 keys ...")
@@ -54,3 +57,7 @@ def run(*, once: bool, say: Callable[[str], None], show: Callable[[str], None]) 
             return 0 if outcome.holds else 1
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
