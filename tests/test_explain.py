@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from math import prod
+from math import factorial, prod
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from costbearer import money, reports
 from costbearer.errors import AmountInvalid
 from costbearer.ledger import Charge, Entry
 from costbearer.reports.causes import CAUSES, Amount, Counts, State, caused
-from costbearer.reports.shapley import contributions
+from costbearer.reports.shapley import FACTORS_MAX, contributions
 from costbearer.reports.table import Table
 from costbearer.usage import Usage, leaves
 from tests import randomledger
@@ -50,6 +50,28 @@ def by_orders(factors: Sequence[tuple[int, int]]) -> list[Decimal]:
 def test_the_shapley_value_is_the_mean_over_all_orders(factors: list[tuple[int, int]]) -> None:
     found = contributions([(Decimal(old), Decimal(new)) for old, new in factors])
     for mine, theirs in zip(found, by_orders(factors), strict=True):
+        assert abs(mine - theirs) < Decimal("1e-80")
+
+
+def by_subsets(factors: Sequence[tuple[int, int]]) -> list[Decimal]:
+    """The same by subsets of those that have moved already, for more factors than there is time to order."""
+    found = []
+    others = len(factors) - 1
+    for place, (old, new) in enumerate(factors):
+        rest = [pair for other, pair in enumerate(factors) if other != place]
+        total = Decimal(0)
+        for choice in itertools.product((0, 1), repeat=others):
+            weight = factorial(sum(choice)) * factorial(others - sum(choice))
+            total += weight * prod(pair[moved] for pair, moved in zip(rest, choice, strict=True))
+        found.append(money.ratio((new - old) * total, factorial(others + 1)))
+    return found
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(st.integers(-9, 20), st.integers(-9, 20)), min_size=9, max_size=FACTORS_MAX))
+def test_it_is_exact_for_as_many_factors_as_a_cost_has(factors: list[tuple[int, int]]) -> None:
+    found = contributions([(Decimal(old), Decimal(new)) for old, new in factors])
+    for mine, theirs in zip(found, by_subsets(factors), strict=True):
         assert abs(mine - theirs) < Decimal("1e-80")
 
 
