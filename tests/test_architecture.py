@@ -35,6 +35,7 @@ RANKS: dict[str, int] = {
     "logformats": 2,
     "settlements": 2,
     "figures": 1,
+    "owners": 1,
     "credentials": 3,
     "frames": 3,
     "journal": 3,

@@ -304,6 +304,13 @@ def test_the_api_does_what_the_commands_do(client: TestClient, config: Config) -
         assert [row.value for row in Directory(control.database).owners()] == ["sk-dear", "ci-*"]
 
 
+def test_the_map_that_is_kept_matches_what_an_audit_matches() -> None:
+    from costbearer import owners
+    from costbearer.audit import ownership
+
+    assert set(owners.KINDS) == set(ownership.KINDS)
+
+
 def test_an_import_uses_the_map_that_is_kept(config: Config, tmp_path: Path) -> None:
     from tests.usagelogs import WRITERS, clean
 

@@ -76,15 +76,12 @@ def test_buckets_of_time_are_those_of_a_clock_in_the_zone(name: str, unit: str) 
     for entry in entries:
         wall = entry.started_at.astimezone(info)
         if unit == "hour":
-            start = wall.replace(minute=0)
-            if name == "Australia/Lord_Howe":
-                continue
+            start = (entry.started_at - timedelta(minutes=wall.minute)).astimezone(info)
             spelled = start.isoformat().replace("+00:00", "Z")
         else:
             spelled = {"day": f"{wall:%Y-%m-%d}", "week": f"{wall:%G-W%V}", "month": f"{wall:%Y-%m}"}[unit]
         expected[spelled] = expected.get(spelled, 0) + 1
-    if expected:
-        assert calls(table) == expected
+    assert calls(table) == expected
     assert table.totals["calls"] == len(entries)
 
 
@@ -106,9 +103,8 @@ def test_the_moment_of_a_wall_clock_shows_it(name: str, moment: datetime) -> Non
 def test_a_bucket_is_the_span_it_is_made_of(name: str, unit: Any, moment: datetime) -> None:
     asked = zone(name)
     spelled = asked.spell(unit, asked.wall(moment))
-    span = asked.span_of(unit, spelled) if unit != "week" else None
-    if span is not None:
-        assert span.since <= moment < span.until
+    span = asked.span_of(unit, spelled)
+    assert span.since <= moment < span.until
 
 
 def test_the_period_before_is_as_many_days_or_months() -> None:

@@ -20,7 +20,7 @@ from costbearer.reports.coverage import digest
 from costbearer.reports.forecast import forecast
 from costbearer.reports.table import Part, Table
 from costbearer.stores import archive
-from costbearer.usage import Usage
+from costbearer.usage import Usage, Work
 from tests.factories import make_entry, make_unknown
 from tests.ledgers import reader_of
 
@@ -201,6 +201,20 @@ def test_the_same_usage_on_another_model_is_rated_call_by_call() -> None:
     none = ask(entries, "models", ("by", "model"), ("cache_rate", "0"), *OCTOBER, beside=beside)
     fresh = money.usd("0.0004") + money.usd("0.00016") + money.usd("0.000004")
     assert none.totals["as_usd"] == fresh
+
+
+def test_the_work_of_several_models_is_priced_part_by_part() -> None:
+    """A call that two models worked on, at list prices: each part at its own model's, as it was rated."""
+    parts = (
+        Work(model="gpt-4.1-mini", usage=Usage(input_tokens=1000, output_tokens=10)),
+        Work(model="gpt-4.1", usage=Usage(input_tokens=500, output_tokens=20)),
+    )
+    entry = flat(1, "5", usage=Usage(input_tokens=1500, output_tokens=30), work=parts)
+    asked = [("by", "model"), ("at", "list"), *OCTOBER]
+    table = ask([entry], "models", *asked, beside=Beside(prices=lambda: PRICES))
+    # $0.40 and $1.60, $2 and $8 per million, by hand.
+    by_hand = money.usd("0.0004") + money.usd("0.000016") + money.usd("0.001") + money.usd("0.00016")
+    assert table.totals["as_usd"] == by_hand
 
 
 def test_costs_per_call_and_per_successful_call() -> None:

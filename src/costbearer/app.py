@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from costbearer.corrections import Closed
     from costbearer.gateway.worker import Worker
     from costbearer.ledger import Entry
-    from costbearer.rate_card import Card
     from costbearer.reports.beside import Beside
     from costbearer.reports.periods import Zone
     from costbearer.stores.control import Control
@@ -291,6 +290,7 @@ def _contract(config: Config) -> Contract | None:
 
 def _beside(config: Config, bookkeeper: Bookkeeper, directory: Directory | None) -> Beside:
     """What reports look at beside the ledger, as it is now."""
+    from costbearer.price_desk import Cards
     from costbearer.reports.beside import Beside, Sealed
     from costbearer.stores.segments import seal_of
 
@@ -301,28 +301,11 @@ def _beside(config: Config, bookkeeper: Bookkeeper, directory: Directory | None)
     return Beside(
         complete_to=bookkeeper.complete_to,
         prices=functools.partial(load_prices, config.prices_dir),
-        card=functools.partial(_card, config.prices_dir),
+        card=Cards(config.prices_dir).find,
         figures=directory.figure if directory is not None else lambda _: None,
         figure_names=lambda: tuple(directory.figure_names()) if directory is not None else (),
         seal=sealed,
     )
-
-
-def _card(prices_dir: Path, name: str) -> Card | None:
-    """A rate card by its id, from whichever archive or contract that was ever kept has it, the one in use first."""
-    from costbearer.contract import Contract
-
-    now = load_prices(prices_dir)
-    books = [now.book] + [PriceBook.loads(archive.load(prices_dir, each)) for each in archive.all_hashes(prices_dir)]
-    for book in books:
-        found = book.card(name)
-        if found is not None:
-            return found
-    for digest in archive.all_contracts(prices_dir):
-        found = Contract.loads(archive.load_contract(prices_dir, digest)).find_card(name)
-        if found is not None:
-            return found
-    return None
 
 
 def home_zone(config: Config) -> Zone:

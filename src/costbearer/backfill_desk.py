@@ -16,9 +16,10 @@ from costbearer.errors import Conflict, FieldInvalid, NotFound
 from costbearer.keys import stamp
 from costbearer.labels import cleaned, label_faults
 from costbearer.ledger import LABELS
+from costbearer.owners import OwnerRow
 from costbearer.standing import Books, Ledger
 from costbearer.stores.control import Actor, Control
-from costbearer.stores.directory import Directory, OwnerRow, Replacement
+from costbearer.stores.directory import Directory, Replacement
 
 KEYS_MAX = 1_000
 """Keys that are replaced in one go: their secrets are shown once, in one list."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from costbearer.errors import InputInvalid
 
@@ -23,6 +23,8 @@ RESERVED = frozenset(
 )
 """Units that the ledger counts itself, and what stands beside a figure in a report."""
 LINES_MAX = 1_000_000
+ROWS_MAX = 10_000
+"""Lines of a figure, or rows of the ownership map, in one request to the API."""
 LABEL_CHARACTERS_MAX = 1024
 _DIGITS_MAX = 30
 _COLUMNS = ("date", "amount", "label")
@@ -104,3 +106,9 @@ def _line(row: Mapping[str, object], where: str) -> Figure:
     if len(label) > LABEL_CHARACTERS_MAX:
         raise InputInvalid(f"{where}: label: it has more than {LABEL_CHARACTERS_MAX} characters")
     return Figure(when, size, label)
+
+
+def document(name: str, lines: Sequence[Figure]) -> dict[str, Any]:
+    """A figure as JSON: amounts are decimal text."""
+    rows = [{"date": line.day.isoformat(), "amount": format(line.amount, "f"), "label": line.label} for line in lines]
+    return {"figure": name, "lines": rows}

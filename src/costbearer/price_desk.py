@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,31 @@ FAULTS_SHOWN = 5
 ARCHIVE_BYTES_MAX = 32 * 1024 * 1024
 _HASH = re.compile(r"[0-9a-f]{6,64}")
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+class Cards:
+    """Every price archive and contract that was ever kept, for what charges rest on. Read when first asked."""
+
+    def __init__(self, prices_dir: Path) -> None:
+        self._dir = prices_dir
+
+    @cached_property
+    def books(self) -> list[PriceBook]:
+        return [PriceBook.loads(archive.load(self._dir, digest)) for digest in archive.all_hashes(self._dir)]
+
+    @cached_property
+    def contracts(self) -> list[Contract]:
+        kept = archive.all_contracts(self._dir)
+        return [Contract.loads(archive.load_contract(self._dir, digest)) for digest in kept]
+
+    def find(self, card_id: str) -> Card | None:
+        """The card of that id; None where nothing that was kept has it.
+
+        Raises:
+            StoreFailed: an archive or a contract cannot be read.
+        """
+        found_by = [*(book.card for book in self.books), *(contract.find_card for contract in self.contracts)]
+        return next((found for find in found_by if (found := find(card_id)) is not None), None)
 
 
 class Desk:

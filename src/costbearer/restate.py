@@ -25,10 +25,10 @@ from costbearer.corrections import Closed, never
 from costbearer.errors import StoreFailed
 from costbearer.ledger import Charge, Entry
 from costbearer.prices import PriceBook
-from costbearer.rerate import PARTS_ARROW, Rerated, rerate
-from costbearer.standing import Books, Ledger, Reader, whole
+from costbearer.rerate import Rerated, rerate
+from costbearer.standing import RATED_BY, Books, Ledger, Reader, parts_of, whole
 from costbearer.standing import calls as calls_of
-from costbearer.usage import COUNTS, Work
+from costbearer.usage import COUNTS
 
 UNPRICED = ("provider_unpriced", "model_unpriced", "tier_unpriced", "variant_unpriced", "tier_committed", "unrated")
 """Reasons for an unknown cost that a new price can take away, beside `meter_unpriced:<meter>`."""
@@ -38,9 +38,6 @@ SPAN_CALLS = 500_000
 """Calls that are rated in one go, at most, where an hour has no more: they take 1.3 GB of memory, a million 2.3."""
 BATCH = 20_000
 """Entries that are corrected in one go."""
-
-_NAMES = ("team", "provider", "price_provider", "request_model", "response_model", "tier", "speed", "region", "variant")
-_works = msgspec.json.Decoder(tuple[Work, ...]).decode
 
 
 class Period(NamedTuple):
@@ -142,7 +139,7 @@ class _Piece(NamedTuple):
 def _restated(reader: Reader, book: PriceBook, contract: Contract | None, span: Period, first: int) -> _Piece:
     """Rate the calls of a span again; they are numbered from `first` on."""
     calls = reader.execute(_standing(reader, span))
-    rated = rerate(_parts(calls, first), book, contract)
+    rated = rerate(parts_of(calls, first), book, contract)
     rows = _compared(calls, rated)
     changed = rows.filter(pc.field("changes"))
     lost = rows.filter(pc.field("lost")).group_by(["model", "reason"]).aggregate([([], "count_all")]).to_pylist()
@@ -171,50 +168,9 @@ def _standing(reader: Reader, span: Period) -> Any:
     free = standing.filter(standing.cost_usd == 0).semi_join(reader.charges, ["journal", "sequence"])
     both = standing.filter((standing.cost_usd != 0) | unpriced).union(free)
     met = both.left_join(differences, both.entry_id == differences.refers_to)
-    names = ["entry_id", "journal", "sequence", *_NAMES, "called_at", "work", *COUNTS]
+    names = ["entry_id", "journal", "sequence", "team", *RATED_BY, *COUNTS]
     cost = both.cost_usd + ibis.coalesce(differences.more, 0).cast(both.cost_usd.type())
     return met.select(*(both[name] for name in names), before=cost.cast(both.cost_usd.type()))
-
-
-def _parts(calls: pa.Table, first: int) -> pa.Table:
-    """What is rated: of each call one part, or those that its entry keeps as they do not follow from its counts.
-
-    The calls are numbered from `first` on.
-    """
-    rows = pa.array(range(first, first + len(calls)), pa.int64())
-    model = pc.coalesce(calls["response_model"], calls["request_model"])
-    columns = {
-        "row": rows,
-        "part": pa.array([0] * len(calls), pa.int64()),
-        "provider": pc.coalesce(calls["price_provider"], calls["provider"]),
-        "model": model,
-        "tier": calls["tier"],
-        "speed": calls["speed"],
-        "geo": calls["region"],
-        "variant": calls["variant"],
-        "at": calls["called_at"],
-        "step": calls["input_tokens"],
-        **{name: calls[name] for name in COUNTS},
-    }
-    simple = pa.table(columns).cast(PARTS_ARROW)
-    apart = pc.is_valid(calls["work"])
-    if not pc.any(apart).as_py():
-        return simple
-    several = _apart(simple.filter(apart), [_works(text) for text in calls["work"].filter(apart).to_pylist()])
-    return pa.concat_tables([simple.filter(pc.invert(apart)), several])
-
-
-def _apart(simple: pa.Table, works: Sequence[Sequence[Work]]) -> pa.Table:
-    """A row per part: what is said of the call, and in the place of its counts those of the part."""
-    parents = [number for number, parts in enumerate(works) for _ in parts]
-    parts = [(number, part) for several in works for number, part in enumerate(several)]
-    columns = dict(zip(simple.column_names, simple.take(pa.array(parents, pa.int64())).columns, strict=True)) | {
-        "part": [number for number, _ in parts],
-        "model": [part.model for _, part in parts],
-        "step": [part.largest_input_tokens for _, part in parts],
-        **{name: [getattr(part.usage, name) for _, part in parts] for name in COUNTS},
-    }
-    return pa.table([columns[name] for name in PARTS_ARROW.names], schema=PARTS_ARROW)
 
 
 def _compared(calls: pa.Table, rated: Rerated) -> pa.Table:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import ibis
+import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from costbearer.ledger import CORRECTING, Entry
+from costbearer.rerate import PARTS_ARROW
 from costbearer.stores.rows import entry_from
+from costbearer.usage import COUNTS, Work
+
+RATED_BY = (
+    *("provider", "price_provider", "request_model", "response_model", "tier", "speed", "region", "variant"),
+    *("called_at", "work"),
+)
+"""What a price depends on, beside the counts."""
+_works = msgspec.json.Decoder(tuple[Work, ...]).decode
 
 
 class Reader(Protocol):
@@ -79,3 +90,45 @@ def whole(reader: Reader, rows: pa.Table) -> dict[str, list[Entry]]:
         entry = entry_from(row, charges.get((row["journal"], row["sequence"]), []))
         found[entry.entry_id if entry.entry_id in found else entry.refers_to or ""].append(entry)
     return found
+
+
+def parts_of(calls: pa.Table, first: int) -> pa.Table:
+    """What is rated of calls, given by `RATED_BY` and `COUNTS`.
+
+    Of each call one part, or those that its entry keeps as they do not follow from its counts. The calls are numbered
+    from `first` on.
+    """
+    rows = pa.array(range(first, first + len(calls)), pa.int64())
+    model = pc.coalesce(calls["response_model"], calls["request_model"])
+    columns = {
+        "row": rows,
+        "part": pa.array([0] * len(calls), pa.int64()),
+        "provider": pc.coalesce(calls["price_provider"], calls["provider"]),
+        "model": model,
+        "tier": calls["tier"],
+        "speed": calls["speed"],
+        "geo": calls["region"],
+        "variant": calls["variant"],
+        "at": calls["called_at"],
+        "step": calls["input_tokens"],
+        **{name: calls[name] for name in COUNTS},
+    }
+    simple = pa.table(columns).cast(PARTS_ARROW)
+    apart = pc.is_valid(calls["work"])
+    if not pc.any(apart).as_py():
+        return simple
+    several = _apart(simple.filter(apart), [_works(text) for text in calls["work"].filter(apart).to_pylist()])
+    return pa.concat_tables([simple.filter(pc.invert(apart)), several])
+
+
+def _apart(simple: pa.Table, works: Sequence[Sequence[Work]]) -> pa.Table:
+    """A row per part: what is said of the call, and in the place of its counts those of the part."""
+    parents = [number for number, parts in enumerate(works) for _ in parts]
+    parts = [(number, part) for several in works for number, part in enumerate(several)]
+    columns = dict(zip(simple.column_names, simple.take(pa.array(parents, pa.int64())).columns, strict=True)) | {
+        "part": [number for number, _ in parts],
+        "model": [part.model for _, part in parts],
+        "step": [part.largest_input_tokens for _, part in parts],
+        **{name: [getattr(part.usage, name) for _, part in parts] for name in COUNTS},
+    }
+    return pa.table([columns[name] for name in PARTS_ARROW.names], schema=PARTS_ARROW)

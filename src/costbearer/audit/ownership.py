@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from costbearer import labels
 from costbearer.errors import InputInvalid
-from costbearer.stores.directory import OwnerRow
+from costbearer.owners import OwnerRow
 from costbearer.stores.logs import Logs
 
 KINDS: Mapping[str, tuple[str, ...]] = {

@@ -11,7 +11,6 @@ import click
 from costbearer import figures as business
 from costbearer.cli.client import Local, Remote, operator, with_client
 from costbearer.cli.output import csv_option, json_option, one_of, print_csv, print_json, print_table, say
-from costbearer.console.api_directory import ROWS_MAX, figure_document
 from costbearer.errors import InputInvalid, NotFound
 
 
@@ -40,8 +39,8 @@ def import_(client: Local | Remote, file: Path, name: str, as_json: bool) -> Non
         changed = client.directory(create=True).keep_figure(name, lines, operator())
     else:
         changed = 0
-        for start in range(0, len(lines), ROWS_MAX):
-            body = {"lines": figure_document(name, lines[start : start + ROWS_MAX])["lines"]}
+        for start in range(0, len(lines), business.ROWS_MAX):
+            body = {"lines": business.document(name, lines[start : start + business.ROWS_MAX])["lines"]}
             path = f"/api/v1/figures/{quote(name, safe='')}"
             changed += int(str(client.document("POST", path, body=body)["changed"]))
     if as_json:
@@ -80,4 +79,4 @@ def _document(client: Local | Remote, name: str | None) -> dict[str, Any]:
     lines = directory.figure(name)
     if lines is None:
         raise NotFound(f"there is no business figure {name[:60]!r}")
-    return figure_document(name, lines)
+    return business.document(name, lines)

@@ -76,11 +76,11 @@ def import_(config: Config, names: tuple[str, ...], as_json: bool, **given: Any)
 
 def _kept(config: Config, client: Local | Remote) -> Any:
     """The ownership map that the control store keeps; None where it has no row."""
+    from costbearer import owners
     from costbearer.audit.ownership import of_rows
-    from costbearer.console.api_directory import owner_rows
 
     if isinstance(client, Remote):
-        rows = owner_rows([dict(row) for row in client.document("GET", "/api/v1/ownership")["rows"]])
+        rows = owners.rows([dict(row) for row in client.document("GET", "/api/v1/ownership")["rows"]])
     else:
         rows = client.directory().owners() if config.control_file.exists() else []
     return of_rows(rows) if rows else None

@@ -9,6 +9,7 @@ import click
 from costbearer.cli.client import Local, Remote, operator, with_client
 from costbearer.cli.output import csv_option, json_option, one_of, print_csv, print_json, print_table, say
 from costbearer.ledger import LABELS
+from costbearer.owners import document
 
 _COLUMNS = ("kind", "value", "from", *LABELS)
 
@@ -29,13 +30,12 @@ def import_(client: Local | Remote, file: Path, as_json: bool) -> None:
     then on; what was imported before is labelled with `costbearer keys backfill label`.
     """
     from costbearer.audit.ownership import read, rows_of
-    from costbearer.console.api_directory import owner_document
 
     rows = rows_of(read(file))
     if isinstance(client, Local):
         added = client.directory(create=True).add_owners(rows, operator())
     else:
-        body = {"rows": [owner_document(row) for row in rows]}
+        body = {"rows": [document(row) for row in rows]}
         added = int(str(client.document("POST", "/api/v1/ownership", body=body)["added"]))
     if as_json:
         print_json({"rows": len(rows), "added": added})
@@ -53,9 +53,7 @@ def show(client: Local | Remote, as_json: bool, as_csv: bool) -> None:
     if isinstance(client, Remote):
         rows = client.document("GET", "/api/v1/ownership")["rows"]
     else:
-        from costbearer.console.api_directory import owner_document
-
-        rows = [owner_document(row) for row in client.directory().owners()]
+        rows = [document(row) for row in client.directory().owners()]
     assert isinstance(rows, list)
     if as_json:
         print_json({"rows": rows})

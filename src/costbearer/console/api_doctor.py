@@ -13,13 +13,11 @@ from fastapi.responses import JSONResponse
 
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.console.metrics import metrics_text
-from costbearer.contract import Contract
 from costbearer.doctor import Finding, examine
-from costbearer.prices import PriceBook
+from costbearer.price_desk import Cards
 from costbearer.reports import spend
 from costbearer.reports.beside import NOTHING
 from costbearer.reports.query import LIMIT_MAX, Query
-from costbearer.stores import archive
 from costbearer.stores.duckdb import Reader
 
 _EVER = (("since", "1970-01-01"), ("until", "2199-12-31"))
@@ -48,17 +46,13 @@ def full_examination(bookkeeper: Bookkeeper, prices_dir: Path) -> list[Finding]:
     Raises:
         StoreFailed: the ledger or a price archive cannot be read at all.
     """
-    books = [PriceBook.loads(archive.load(prices_dir, digest)) for digest in archive.all_hashes(prices_dir)]
-    contracts = [
-        Contract.loads(archive.load_contract(prices_dir, digest)) for digest in archive.all_contracts(prices_dir)
-    ]
-    found_by = [*(book.card for book in books), *(contract.find_card for contract in contracts)]
+    cards = Cards(prices_dir)
     return examine(
         bookkeeper,
         report_totals=report_totals,
         metrics_text=lambda reader: metrics_text(reader, bookkeeper.progress(), datetime.now(UTC)),
-        card_lookup=lambda card: next((found for find in found_by if (found := find(card)) is not None), None),
-        contracted=lambda card: {price for contract in contracts for price in contract.ever(card)},
+        card_lookup=cards.find,
+        contracted=lambda card: {price for contract in cards.contracts for price in contract.ever(card)},
     )
 
 

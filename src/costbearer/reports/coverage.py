@@ -22,7 +22,7 @@ from costbearer.reports.facts import facts
 from costbearer.reports.periods import Period
 from costbearer.reports.query import Form, Query, Reader
 from costbearer.reports.spend import why_empty
-from costbearer.reports.table import Cell, Column, Kind, Part, Table, shown_cell
+from costbearer.reports.table import Cell, Column, Kind, Part, Source, Table, shown_cell
 from costbearer.reports.table import calls as calls_of
 
 FORM = Form(
@@ -65,6 +65,7 @@ class Covered(NamedTuple):
     """How the calls of one period are covered: sums by spelled provenance, and whether the model is known."""
 
     groups: Mapping[tuple[str, bool], _Sums]
+    source: Source | None = None
 
     @property
     def total(self) -> _Sums:
@@ -121,7 +122,7 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
         complete_to=beside.complete_to,
         empty=None if whole.calls or whole.usd else why_empty(reader, query),
         notes=tuple(_notes(totals)),
-        source=facts(reader, query, by=(), extra=("provenance",)).source,
+        source=now.source,
         parts=(_weeks(reader, query), callers, _conflicts(reader, query), items),
         form=FORM,
     )
@@ -138,9 +139,8 @@ def covered(reader: Reader, query: Query, period: Period | None) -> Covered:
         provenance=table["provenance"], model=asked.keys(table, ["model"])["by_0"].notnull().ifelse(1, 0)
     )
     grouped = grouped.aggregate(**known.sums(table, ("requests", "calls", "unknown_calls", "cost_usd")))
-    return Covered(
-        {(row["provenance"], bool(row["model"])): _sums_of(row) for row in reader.execute(grouped).to_pylist()}
-    )
+    rows = reader.execute(grouped).to_pylist()
+    return Covered({(row["provenance"], bool(row["model"])): _sums_of(row) for row in rows}, known.source)
 
 
 def _bound(reader: Reader, query: Query) -> Decimal | None:

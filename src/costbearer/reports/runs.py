@@ -48,18 +48,6 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
 ENTRIES_MAX = 100_000
 """More entries are not made into a tree."""
 
-_FACTS = (
-    "started_at",
-    "team",
-    "agent",
-    "workload",
-    "provider",
-    "reason",
-    "status",
-    "http_status",
-    "basis",
-    "duration_ms",
-)
 _SUMMED = ("input_tokens", "output_tokens", "cache_read_input_tokens")
 _FRESH = "input"
 

@@ -21,6 +21,7 @@ from costbearer.prices import PriceBook
 from costbearer.reports.beside import Beside
 from costbearer.reports.query import Query, Reader
 from costbearer.rerate import PARTS_ARROW, rerate
+from costbearer.standing import RATED_BY, parts_of
 from costbearer.standing import calls as standing_calls
 from costbearer.usage import COUNTS
 
@@ -28,7 +29,6 @@ CALLS_MAX = 2_000_000
 """More calls are not priced again in one answer; that would take minutes."""
 SPAN_CALLS = 250_000
 
-_NAMES = ("provider", "price_provider", "request_model", "response_model", "tier", "speed", "region", "variant")
 Key = tuple[str, ...]
 
 
@@ -85,7 +85,7 @@ def _calls(reader: Reader, query: Query) -> pa.Table:
         )
     keys = query.keys(standing)
     met = standing.mutate(**keys).left_join(differences, standing["entry_id"] == differences["refers_to"])
-    return reader.execute(met.select(*keys, *_NAMES, "called_at", "cost_usd", "more", *COUNTS))
+    return reader.execute(met.select(*keys, *RATED_BY, "cost_usd", "more", *COUNTS))
 
 
 def _target(asked: str, prices: Prices, query: Query) -> tuple[str, str]:
@@ -109,40 +109,25 @@ def _rated(
     calls: pa.Table, target: tuple[str, str] | None, rate: str | None, book: PriceBook, contract: Contract | None
 ) -> pa.ChunkedArray:
     """The cost of each call under the other terms, NULL where there is none."""
-    number = len(calls)
-    counts: dict[str, Any] = {name: calls[name] for name in COUNTS}
+    parts = parts_of(calls, 0)
+    columns = dict(zip(parts.column_names, parts.columns, strict=True))
     if rate is not None:
-        counts |= _cached(counts, Decimal(rate))
-    columns = {
-        "row": pa.array(range(number), pa.int64()),
-        "part": pa.array([0] * number, pa.int64()),
-        "provider": pc.coalesce(calls["price_provider"], calls["provider"]),
-        "model": pc.coalesce(calls["response_model"], calls["request_model"]),
-        "tier": calls["tier"],
-        "speed": calls["speed"],
-        "geo": calls["region"],
-        "variant": calls["variant"],
-        "at": calls["called_at"],
-        "step": calls["input_tokens"],
-        **counts,
-    }
+        columns |= _cached(columns["input_tokens"], Decimal(rate))
     if target is not None:
-        nothing = pa.nulls(number, pa.string())
         columns |= {
-            "provider": pa.array([target[0]] * number, pa.string()),
-            "model": pa.array([target[1]] * number, pa.string()),
-            # These are words of the provider that served the call; the other one has its own.
-            **dict.fromkeys(("tier", "speed", "geo", "variant"), nothing),
+            name: pa.array([value] * len(parts)) for name, value in zip(("provider", "model"), target, strict=True)
         }
-    parts = pa.table([columns[name] for name in PARTS_ARROW.names], names=PARTS_ARROW.names).cast(PARTS_ARROW)
+        # These are words of the provider that served the call; the other one has its own.
+        columns |= dict.fromkeys(("tier", "speed", "geo", "variant"), pa.nulls(len(parts), pa.string()))
+    parts = pa.table(list(columns.values()), names=list(columns)).cast(PARTS_ARROW)
     return rerate(parts, book, contract).calls.sort_by("row")["cost_usd"]
 
 
-def _cached(counts: dict[str, Any], rate: Decimal) -> dict[str, Any]:
+def _cached(input_tokens: pa.ChunkedArray, rate: Decimal) -> dict[str, Any]:
     """The same input with this share of it read from cache and none written; halves of a token fall to the cache."""
     digits = 10**6
     share = int(rate * digits)
-    read = pc.divide(pc.add(pc.multiply(counts["input_tokens"], share), digits // 2), digits)
+    read = pc.divide(pc.add(pc.multiply(input_tokens, share), digits // 2), digits)
     none = pa.nulls(len(read), pa.int64())
     names = ("cache_creation_input_tokens", "cache_creation_1h_input_tokens", "cache_read_audio_input_tokens")
     return {"cache_read_input_tokens": read, **dict.fromkeys((*names, "cache_read_image_input_tokens"), none)}

@@ -13,18 +13,10 @@ from sqlalchemy import Connection, delete, func, insert, select
 from costbearer.errors import Conflict
 from costbearer.figures import Figure
 from costbearer.ledger import LABELS
+from costbearer.owners import OwnerRow
 from costbearer.stores.control import Actor
 from costbearer.stores.control_schema import audit_log, figures, ownership, replacements
 from costbearer.stores.sqlite import Database
-
-
-class OwnerRow(msgspec.Struct, frozen=True):
-    """One row of the ownership map: what it matches, from when (None: from ever), and the labels it gives."""
-
-    kind: str
-    value: str
-    since: datetime | None
-    gives: dict[str, str]
 
 
 class Replacement(msgspec.Struct, frozen=True):
