@@ -69,7 +69,7 @@ Rows = list[tuple[str, str]]
 
 def pieces(prices_dir: Path, entries: int) -> Iterator[pa.Table]:
     """Tables of `SEALED_ARROW`, so many rows together."""
-    base = list(history._tables(prices_dir))
+    base = list(history.tables(prices_dir))
     made = copy = 0
     while made < entries:
         for table in base:
@@ -107,7 +107,7 @@ def build(directory: Path, entries: int, postgres: str | None) -> None:
     """Fill a ledger, and LiteLLM's table where an address is given."""
     config = settings.load(None, environ={}, overrides={"data": str(directory)})
     prepare(config)
-    history._contract(config.prices_dir)
+    history.agree_prices(config.prices_dir)
     done: dict[str, int] = {}
     began = time.perf_counter()
     connection = _spend_logs(postgres) if postgres else None
@@ -204,7 +204,7 @@ def ask(directory: Path, rounds: int, *, writing: bool) -> dict[str, Any]:
 
 def _write(ledger: Ledger, prices_dir: Path, stop: threading.Event, written: list[int]) -> None:
     """What the bookkeeper posts in step with a gateway: 600 entries five times a second."""
-    table = history._table(prices_dir, [LAST])
+    table = history.table_of_days(prices_dir, [LAST])
     journal, step = "20261101T000000-ffffffff", WRITES_PER_S // 5
     number = 0
     due = time.perf_counter()

@@ -308,6 +308,14 @@ def test_a_trace_is_a_tree_with_the_cost_of_every_node() -> None:
     assert "unknown" in table.to_text()
 
 
+def test_a_tree_that_is_cut_keeps_its_dollars() -> None:
+    entries = [flat(number, "1", request_id=f"r{number}", trace_id="t") for number in range(1, 8)]
+    table = ask(entries, "trace", ("id", "t"), ("limit", "3"))
+    assert len(table.rows) == 4
+    assert money.total(cells(table, place)["own_usd"] for place in range(4)) == table.totals["total_usd"] == 7
+    assert cells(table, 3)["node"] == "(the rest)"
+
+
 def test_what_counts_of_a_call_does_not_depend_on_the_names_of_journals() -> None:
     old = make_unknown("20261101T000000-bbbbbbbb", 1, started_at=START, request_id="r", call_id="c")
     new = flat(1, "3", request_id="r", call_id="c", started_at=START, kind="correction")
@@ -330,7 +338,7 @@ def test_calls_below_calls_and_a_ring_of_parents() -> None:
         flat(5, "16", request_id="r", call_id="y", parent_id="x"),
     ]
     table = ask(entries, "request", ("id", "r"))
-    found = {str(row[2]).rpartition(".")[2]: cells(table, place) for place, row in enumerate(table.rows)}
+    found = {str(row[-1]).rpartition(".")[2]: cells(table, place) for place, row in enumerate(table.rows)}
     assert [found[number]["depth"] for number in "12345"] == [0, 1, 2, 0, 0]
     assert (found["1"]["with_below_usd"], found["2"]["with_below_usd"]) == (7, 6)
     assert table.totals["total_usd"] == 31

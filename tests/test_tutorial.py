@@ -36,3 +36,16 @@ def test_each_story_is_answered(title: str) -> None:
     (section,) = [each for each in sections if title in each.splitlines()[0]]
     assert re.search(STORIES[title], section, re.S), section
     assert 1 <= section.count("\n$ costbearer") <= 5
+
+
+def test_what_is_said_between_the_answers_is_in_them() -> None:
+    """The figures of the prose, each with the answer it comes from."""
+    text = FILE.read_text(encoding="utf-8")
+    for said, answer_ in (
+        ("46 streams stand in it at $0.00", "Charged at 0 although tokens were used: 46 calls."),
+        ("74 calls paid the full one", "Cached tokens at the full price: 74 calls."),
+        ("$1.32 too much. What", "$1.32 too much  cached_at_full_price"),
+        ("three calls per request instead of one", "0.993 calls per request -> 3.00 calls per request"),
+        ("A discount of 20 %", "contract $2.40 per million tokens"),
+    ):
+        assert said in text and answer_ in text, said

@@ -90,13 +90,13 @@ def write(config: Config, say: Callable[[str], None] = lambda _: None) -> int:
         DataDirectoryBusy: a server runs on it.
     """
     prepare(config)
-    _contract(config.prices_dir)
+    agree_prices(config.prices_dir)
     posted = 0
     with books(config) as (ledger, bookkeeper, _):
         bookkeeper.catch_up()
         if ledger.positions():
             raise Conflict(f"{config.data} holds entries; the history is written into an empty directory")
-        for table in _tables(config.prices_dir):
+        for table in tables(config.prices_dir):
             posted += bookkeeper.record(table)
             say(f"{posted:,} calls are posted")
     log = config.data / LOG
@@ -108,7 +108,7 @@ def write(config: Config, say: Callable[[str], None] = lambda _: None) -> int:
     return posted
 
 
-def _contract(prices_dir: Path) -> None:
+def agree_prices(prices_dir: Path) -> None:
     """20 % off the one model, until the contract ends: then its prices rise by a quarter."""
     desk = Desk(prices_dir)
     term = {"provider": "anthropic", "model": SONNET, "discount": "20", "since": "2026-01-01"}
@@ -132,15 +132,15 @@ def _days() -> Iterator[date]:
         day += timedelta(days=1)
 
 
-def _tables(prices_dir: Path) -> Iterator[pa.Table]:
+def tables(prices_dir: Path) -> Iterator[pa.Table]:
     """The history piece by piece, in order. Days do not depend on each other, so two processors make them."""
     days = list(_days())
     pieces = [days[at : at + DAYS_AT_ONCE] for at in range(0, len(days), DAYS_AT_ONCE)]
     with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_table, [prices_dir] * len(pieces), pieces)
+        yield from pool.map(table_of_days, [prices_dir] * len(pieces), pieces)
 
 
-def _table(prices_dir: Path, days: list[date]) -> pa.Table:
+def table_of_days(prices_dir: Path, days: list[date]) -> pa.Table:
     return table_of(Posted(0, entry) for entry in entries(load_prices(prices_dir), days))
 
 

@@ -100,7 +100,6 @@ FORMS: Mapping[str, Form] = {form.name: form for form in (SESSION, TRACE, REQUES
 _COLUMNS = (
     Column("depth", "", "count"),
     Column("node", "call", "text"),
-    Column("entry_id", "", "text"),
     Column("calls", "", "count"),
     Column("started_at", "started", "text"),
     Column("agent", "agent", "text"),
@@ -113,6 +112,7 @@ _COLUMNS = (
     Column("own_usd", "cost", "part"),
     Column("with_below_usd", "with all below", "usd"),
     Column("cache_saved_usd", "saved by\ncache", "unit"),
+    Column("entry_id", "entry, see `report receipt`", "text"),
 )
 
 
@@ -248,7 +248,6 @@ def _line(depth: int, label: str, inner: Sequence[_Call], call: _Call | None, qu
     return (
         depth,
         "  " * depth + label,
-        _entry_id(row) if row else None,
         1 if call is not None else 0,
         shown,
         row.get("agent"),
@@ -263,6 +262,7 @@ def _line(depth: int, label: str, inner: Sequence[_Call], call: _Call | None, qu
         call.cost if call is not None else None,
         whole,
         money.total(saved) if saved else None,
+        _entry_id(row) if row else None,
     )
 
 
@@ -273,9 +273,12 @@ def _known(calls: Sequence[_Call]) -> Decimal | None:
 
 
 def _behind(lines: Sequence[tuple[Cell, ...]]) -> tuple[Cell, ...]:
-    own = money.total(line[12] for line in lines if isinstance(line[12], Decimal))
-    calls = sum(int(line[3] or 0) for line in lines)
-    return (0, REST, None, calls, *(None,) * 8, own, None, None)
+    """What lies behind the limit, as one row."""
+    place = {column.name: at for at, column in enumerate(_COLUMNS)}
+    own = money.total(cell for line in lines if isinstance(cell := line[place["own_usd"]], Decimal))
+    calls = sum(int(line[place["calls"]] or 0) for line in lines)
+    shown: dict[str, Cell] = {"depth": 0, "node": REST, "calls": calls, "own_usd": own}
+    return tuple(shown.get(column.name) for column in _COLUMNS)
 
 
 def _totals(calls: Sequence[_Call]) -> dict[str, int | float | Decimal | None]:
