@@ -26,7 +26,6 @@ LIMIT = 100
 LIMIT_MAX = 1000
 """Entries on a page: by default, and at most."""
 
-_TIMES = ("started_at", "ended_at")
 _CHARGE_FIELDS = ("meter", "quantity", "unit_price_usd", "list_cost_usd", "cost_usd", "model", "card")
 _APART = {"attribution", "tags", "notes", "settlement", "work", *COUNTS}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

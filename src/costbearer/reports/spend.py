@@ -40,9 +40,6 @@ class Figures(NamedTuple):
     estimated_usd: Decimal = money.ZERO
     unknown_bound_usd: Decimal = money.ZERO
 
-    def plus(self, other: Figures) -> Figures:
-        return add((self, other))
-
     def minus(self, other: Figures) -> Figures:
         made: dict[str, Any] = {}
         mine: Any
