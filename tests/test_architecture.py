@@ -60,6 +60,8 @@ RANKS: dict[str, int] = {
     "doctor": 5,
     "jobs": 5,
     "app": 6,
+    "console_process": 6,
+    "supervisor": 6,
     "demo": 6,
     "cli": 6,
     "__main__": 6,
@@ -77,7 +79,7 @@ HOMES: dict[str, set[str]] = {
     "ibis": {"stores", "reports", "rerate", "restate", "standing", "amortise", "logformats", "audit"},
     "granian": {"gateway"},
     "httptools": {"gateway", "simulator"},
-    "fastapi": {"console", "app"},
+    "fastapi": {"console", "console_process"},
     "click": {"cli"},
     "botocore": {"dialects", "demo"},
     "boto3": {"demo"},
@@ -87,6 +89,8 @@ HOMES: dict[str, set[str]] = {
     "google": {"demo"},
     "xlsxwriter": {"reports"},
     "trustme": {"demo"},
+    "jinja2": {"console"},
+    "markupsafe": {"console"},
 }
 """Library -> the only places that may import it."""
 

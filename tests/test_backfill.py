@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fastapi.testclient import TestClient
 
-from costbearer import app, money, reports
+from costbearer import app, console_process, money, reports
 from costbearer.cli import root
 from costbearer.config import Config, load
 from costbearer.ledger import LABELS, Entry
@@ -255,7 +255,7 @@ def test_importing_a_figure_again_changes_nothing_and_a_new_line_takes_the_old_o
 
 @pytest.fixture
 def client(config: Config) -> Iterator[TestClient]:
-    with app.console_parts(config) as application:
+    with console_process.console_parts(config) as application:
         token = secrets.admin_token(config.data)
         headers = {"authorization": f"Bearer {token}"}
         with TestClient(application, base_url="http://127.0.0.1:4001", headers=headers) as client:

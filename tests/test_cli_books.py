@@ -22,7 +22,7 @@ import pytest
 import uvicorn
 from click.testing import CliRunner, Result
 
-from costbearer import app, money
+from costbearer import app, console_process, money
 from costbearer.cli import client, root
 from costbearer.config import Config, load
 from costbearer.journal import JournalWriter
@@ -89,7 +89,7 @@ def take_contract() -> None:
 @contextlib.contextmanager
 def console(config: Config) -> Iterator[None]:
     """A whole console on a free port, as `costbearer console` runs it: the lock held, its address written."""
-    with (config.data / client.SERVER_LOCK).open("w") as lock, app.console_parts(config) as application:
+    with (config.data / client.SERVER_LOCK).open("w") as lock, console_process.console_parts(config) as application:
         fcntl.flock(lock, fcntl.LOCK_EX)
         listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan="off"))

@@ -20,6 +20,7 @@ from costbearer.console.security import (
     BODY_BYTES_MAX,
     FAILURES_MAX,
     FAILURES_WINDOW_S,
+    Door,
     FailureLimit,
     Guard,
 )
@@ -418,7 +419,7 @@ def test_websockets_are_refused(config: Config, control: Control) -> None:
         async def send(message: Any) -> None:
             sent.append(message["type"])
 
-        await Guard(inner, token="t")({"type": "websocket", "headers": []}, receive, send)
+        await Guard(inner, door=Door("t"))({"type": "websocket", "headers": []}, receive, send)
 
     import asyncio
 

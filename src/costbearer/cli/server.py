@@ -52,10 +52,10 @@ def _serving(function: Callable[[Config, list[str], int | None], int]) -> Callab
 @_serving
 def serve(config: Config, arguments: list[str], parent: int | None) -> int:
     """Run gateway and console, and keep them running."""
-    from costbearer import app
+    from costbearer import supervisor
 
     assert parent is None
-    return app.serve(config, arguments, say)
+    return supervisor.serve(config, arguments, say)
 
 
 @click.command()
@@ -71,10 +71,10 @@ def gateway(config: Config, arguments: list[str], parent: int | None) -> int:  #
 @click.command()
 @_serving
 def console(config: Config, arguments: list[str], parent: int | None) -> int:  # noqa: ARG001
-    """Run ledger, bookkeeper and API alone."""
-    from costbearer import app
+    """Run ledger, bookkeeper, API and pages alone."""
+    from costbearer import console_process
 
-    app.run_console(config, parent=parent)
+    console_process.run_console(config, parent=parent)
     return 0
 
 

@@ -60,12 +60,13 @@ def report_router(
         others = beside()
         with open_reader() as reader:
             table = answer(query, reader, others)
-        return Response(_made(table, wanted[0]), media_type=MEDIA[wanted[0]])
+        return Response(made(table, wanted[0]), media_type=MEDIA[wanted[0]])
 
     return router
 
 
-def _made(table: Table, form: str) -> str | bytes:
+def made(table: Table, form: str) -> str | bytes:
+    """The table in one of the forms of `MEDIA`."""
     if form == "json":
         return table.to_json()
     if form == "csv":

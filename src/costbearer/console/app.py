@@ -8,12 +8,13 @@ parameters itself (``openapi_extra={"parameters": [...]}``) reads and checks the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
@@ -21,7 +22,9 @@ from starlette.exceptions import HTTPException
 from costbearer import __version__
 from costbearer.config import Config
 from costbearer.console import api_keys
-from costbearer.console.security import ANSWER_HEADERS, Guard, error_document
+from costbearer.console.pages import shell
+from costbearer.console.pages.entrance import entrance_router
+from costbearer.console.security import ANSWER_HEADERS, Door, Guard, error_document, is_page
 from costbearer.errors import (
     CostbearerError,
     FieldInvalid,
@@ -31,6 +34,7 @@ from costbearer.errors import (
 )
 from costbearer.stores import secrets
 from costbearer.stores.control import Control
+from costbearer.stores.sessions import Sessions
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 """What answers without a token: none of it says anything about keys, labels or money."""
@@ -45,11 +49,13 @@ def create_app(
     control: Control,
     *,
     routers: Sequence[APIRouter] = (),
+    pages: Sequence[APIRouter] = (),
     ready: Ready = dict,
     public: Iterable[str] = (),
+    bodies: Mapping[str, int] = MappingProxyType({}),
 ) -> FastAPI:
     """The application. `ready` names what must hold for calls to be served and recorded; `public` lists further paths
-    that need no token.
+    that need no token, `bodies` those that take larger bodies than others.
 
     Makes the administrator's token on the first start (`stores.secrets.admin_token` reads it).
 
@@ -68,15 +74,20 @@ def create_app(
     documented = [Depends(HTTPBearer(auto_error=False, description="the administrator's token"))]
     for router in (api_keys.router(config, control), *routers):
         app.include_router(router, dependencies=documented)
+    door, sessions = Door(secrets.admin_token(config.data)), Sessions(control.database)
+    for router in (shell.static_router(), entrance_router(door, sessions), *pages):
+        app.include_router(router)
     app.add_exception_handler(CostbearerError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(
         Guard,
-        token=secrets.admin_token(config.data),
+        door=door,
+        session_of=sessions.find,
         hosts=[config.text("console.host"), *config.names("console.hosts")],
-        public=PUBLIC_PATHS | set(public),
+        public=PUBLIC_PATHS | shell.public() | set(public),
+        bodies=bodies,
     )
     return app
 
@@ -121,21 +132,23 @@ def _query_names(dependant: Dependant) -> set[str]:
     return names.union(*(_query_names(inner) for inner in dependant.dependencies))
 
 
-async def _told(_: Request, error: Exception) -> JSONResponse:
+async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, CostbearerError)
     if error.http_status >= 500:
         _log.error("%s [%s]", error.message, error.code)
+    if is_page(request.url.path) and "text/html" in request.headers.get("accept", ""):
+        return shell.error_page(request, error)
     return JSONResponse(error_document(error), status_code=error.http_status)
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = {".".join(str(part) for part in fault["loc"][1:]) or "body": str(fault["msg"]) for fault in error.errors()}
     query_only = all(fault["loc"][0] == "query" for fault in error.errors())
     return await _told(request, QueryInvalid(faults) if query_only else FieldInvalid(faults))
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> Response:
     """What the framework itself refuses: no such path, no such method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:

@@ -1,8 +1,9 @@
-"""What every request to the console passes before any route sees it: host, origin, administrator's token, and the
-headers of every answer.
+"""What every request to the console passes before any route sees it: host, origin, administrator's token or session,
+and the headers of every answer.
 
-Deny by default: a path that is not listed as public needs the token. The decision is made on ``scope["path"]``, the
-same string that routes, never on an address put together from the Host header (the class of CVE-2026-48710).
+Deny by default: a path that is not listed as public needs the token. Pages also take the cookie of a session; the API
+never does, so that no form of another site can reach it. The decision is made on ``scope["path"]``, the same string
+that routes, never on an address put together from the Host header (the class of CVE-2026-48710).
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterable, Mapping
+from http.cookies import CookieError, SimpleCookie
+from types import MappingProxyType
+from urllib.parse import quote, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from costbearer.errors import BodyTooLarge, CostbearerError, FieldInvalid, HeaderInvalid, RateLimited, Unauthorized
+from costbearer.stores.sessions import Session
 
 BODY_BYTES_MAX = 1024 * 1024
 """Administration is small; a larger body is refused by its stated length, or as it comes."""
@@ -29,6 +33,12 @@ FAILURES_WINDOW_S = 60.0
 """Wrong tokens from one address within the window, before that address is answered 429 until the window is over."""
 ADDRESSES_MAX = 10_000
 """Addresses remembered for that; the oldest is forgotten first."""
+
+COOKIE = "costbearer_session"
+SIGN_IN = "/sign-in"
+_API = ("/api/", "/metrics", "/healthz", "/readyz", "/openapi.json")
+"""What begins like this is no page: it takes the token alone and answers in JSON."""
+_SAFE = frozenset({"GET", "HEAD"})
 
 _LOOPBACK_NAMES = frozenset({"localhost", "localhost."})
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared with, not bound to
@@ -75,26 +85,61 @@ class FailureLimit:
             self._counts.popitem(last=False)
 
 
+class Door:
+    """The administrator's token, and who has tried wrong ones too often."""
+
+    def __init__(self, token: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._token = hashlib.sha256(token.encode()).digest()
+        self._failures = FailureLimit(clock)
+
+    def wait_s(self, address: str) -> float:
+        """Seconds until wrong tokens from this address are answered again."""
+        return self._failures.wait_s(address)
+
+    def enter(self, given: str, address: str) -> None:
+        """Let whoever has the token pass.
+
+        Raises:
+            Unauthorized: it is not the token.
+            RateLimited: too many from this address were not.
+        """
+        stated = hashlib.sha256(given.strip().encode("utf-8", "surrogatepass")).digest()
+        if hmac.compare_digest(stated, self._token):
+            # The right token is always heard: somebody else on the same address must not be able to lock it out.
+            return
+        if self._failures.wait_s(address):
+            raise RateLimited(f"too many wrong tokens from {address}; wrong ones are answered again within a minute")
+        if given:
+            self._failures.failed(address)
+        raise Unauthorized(
+            "this needs the administrator's token as Authorization: Bearer; "
+            "it is in the file admin-token in the server's data directory"
+        )
+
+
 class Guard:
-    """The outermost layer. `hosts` are names the console answers to beside loopback; `public` paths need no token."""
+    """The outermost layer. `hosts` are names the console answers to beside loopback; `public` paths need no token;
+    `session_of` finds the session of a cookie; `bodies` are paths that take more than `body_bytes_max`."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        token: str,
+        door: Door,
+        session_of: Callable[[str], Session | None] = lambda _: None,
         hosts: Iterable[str] = (),
         public: Iterable[str] = (),
         body_bytes_max: int = BODY_BYTES_MAX,
-        clock: Callable[[], float] = time.monotonic,
+        bodies: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._app = app
-        self._token = hashlib.sha256(token.encode()).digest()
+        self._door = door
+        self._session_of = session_of
         self._hosts = frozenset(host.lower() for host in hosts)
         self._any_address = bool(self._hosts & _WILDCARDS)
         self._public = frozenset(public)
         self._body_bytes_max = body_bytes_max
-        self._failures = FailureLimit(clock)
+        self._bodies = dict(bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -104,7 +149,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         request_id = f"adm_{secrets.token_hex(8)}"
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, session=None)
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -117,22 +162,25 @@ class Guard:
         try:
             self._admit(scope)
         except CostbearerError as error:
-            await _refuse(error, self._failures.wait_s(_address(scope)), answer)
+            if isinstance(error, Unauthorized) and _by_browser(scope):
+                await _to_sign_in(scope, answer)
+            else:
+                await _refuse(error, self._door.wait_s(address_of(scope)), answer)
             return
-        received = 0
+        received, most = 0, self._most(scope)
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._body_bytes_max:
-                raise self._too_large()
+            if received > most:
+                raise _too_large(most)
             return message
 
         await self._app(scope, counted, answer)
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the body is larger than {self._body_bytes_max} bytes")
+    def _most(self, scope: Scope) -> int:
+        return self._bodies.get(scope["path"], self._body_bytes_max)
 
     def _admit(self, scope: Scope) -> None:
         host = _single(scope, b"host")
@@ -144,26 +192,23 @@ class Guard:
         origin = _single(scope, b"origin")
         if origin is not None and _netloc(origin) != host.lower():
             raise HeaderInvalid("the Origin header names another site; only this console's own pages may call it")
-        length = _single(scope, b"content-length")
-        if length is not None and not (length.isdecimal() and int(length) <= self._body_bytes_max):
-            raise self._too_large()
-        if scope["path"] in self._public and scope["method"] in {"GET", "HEAD"}:
+        length, most = _single(scope, b"content-length"), self._most(scope)
+        if length is not None and not (length.isdecimal() and int(length) <= most):
+            raise _too_large(most)
+        path, safe = scope["path"], scope["method"] in _SAFE
+        if path in self._public and (safe or path == SIGN_IN):
             return
-        scheme, _, given = (_single(scope, b"authorization") or "").partition(" ")
-        stated = hashlib.sha256(given.strip().encode("latin-1")).digest()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(stated, self._token):
-            # The right token is always heard: somebody else on the same address must not be able to lock it out.
-            address = _address(scope)
-            if self._failures.wait_s(address):
-                raise RateLimited(
-                    f"too many wrong tokens from {address}; wrong ones are answered again within a minute"
-                )
-            if given:
-                self._failures.failed(address)
-            raise Unauthorized(
-                "this needs the administrator's token as Authorization: Bearer; "
-                "it is in the file admin-token in the server's data directory"
-            )
+        authorization = _single(scope, b"authorization")
+        if authorization is None and is_page(path):
+            session = self._session_of(_cookie(scope))
+            if session is None:
+                raise Unauthorized("sign in first")
+            if not safe and origin is None:
+                raise HeaderInvalid("a form must be sent by a page of this console, with its Origin header")
+            scope["state"]["session"] = session
+            return
+        scheme, _, given = (authorization or "").partition(" ")
+        self._door.enter(given if scheme.lower() == "bearer" else "", address_of(scope))
 
     def _known(self, host: str) -> bool:
         """Loopback, a configured name, or, where the console listens on every address, any literal address: a page of
@@ -200,9 +245,55 @@ def _single(scope: Scope, name: bytes) -> str | None:
     return str(values[0].decode("latin-1")) if values else None
 
 
-def _address(scope: Scope) -> str:
+def is_page(path: str) -> bool:
+    """Whether what stands at a path is for people, and answers them with a page."""
+    return not path.startswith(_API)
+
+
+def _by_browser(scope: Scope) -> bool:
+    """Whether a person can be sent to sign in; a program that asks for a page without a token is told in JSON."""
+    accepted = _single(scope, b"accept") or ""
+    return is_page(scope["path"]) and ("text/html" in accepted or _single(scope, b"hx-request") is not None)
+
+
+def _cookie(scope: Scope) -> str:
+    """The session's cookie; "" where there is none. Browsers may send several Cookie headers over HTTP/2."""
+    for name, value in scope["headers"]:
+        if name.lower() == b"cookie":
+            try:
+                found = SimpleCookie(value.decode("latin-1")).get(COOKIE)
+            except CookieError:
+                continue
+            if found is not None:
+                return found.value
+    return ""
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {most} bytes")
+
+
+def address_of(scope: Scope) -> str:
+    """Where a request comes from, as far as the connection tells."""
     client = scope.get("client")
     return str(client[0]) if client else "an unknown address"
+
+
+async def _to_sign_in(scope: Scope, send: Send) -> None:
+    """A reader is sent to sign in and back; whatever was to change something is not done."""
+    headers = {name.lower(): value for name, value in scope["headers"]}
+    asked = quote(scope["path"], safe="/") + (
+        f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+    )
+    back = f"?next={quote(asked, safe='/')}" if scope["method"] in _SAFE and asked != "/" else ""
+    location = f"{SIGN_IN}{back}".encode("latin-1")
+    if b"hx-request" in headers:
+        answered = [(b"hx-redirect", location), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 401, "headers": answered})
+    else:
+        answered = [(b"location", location), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 303, "headers": answered})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(error: CostbearerError, wait_s: float, send: Send) -> None:

@@ -15,6 +15,7 @@ from costbearer.reports import (
     agents,
     chargeback,
     coverage,
+    entry_list,
     explain,
     models,
     owner,
@@ -53,6 +54,7 @@ REPORTS: Mapping[str, Report] = {
         Report(coverage.FORM, coverage.answer),
         Report(explain.FORM, explain.answer),
         Report(unknown.FORM, unknown.answer),
+        Report(entry_list.FORM, entry_list.answer),
         *(Report(form, runs.answer) for form in runs.FORMS.values()),
         Report(receipt.FORM, receipt.answer),
     )

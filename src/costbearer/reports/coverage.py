@@ -314,6 +314,37 @@ def _conflicts(reader: Reader, query: Query) -> Part:
     return Part("conflicts", title, columns, tuple(rows[: query.limit]))
 
 
+class Attention(NamedTuple):
+    """What of a period's spend is not in order: nobody's, of calls whose caller named something else than was believed,
+    charged for calls that failed or were cut short. Amounts are known costs in USD and may overlap."""
+
+    unattributed_usd: Decimal
+    disputed_usd: Decimal
+    disputed_calls: int
+    failed_usd: Decimal
+
+
+def attention(reader: Reader, query: Query) -> Attention:
+    """One look at the whole period, for whoever wants to know where to look closer.
+
+    Raises:
+        StoreFailed: the ledger cannot be read.
+    """
+    table = facts(reader, query, extra=["provenance", "status", *BEARERS]).table
+    told, cost = table["provenance"].endswith("!"), table["cost_usd"]
+    nobody = table["owner"].nullif("").isnull() | table["team"].nullif("").isnull()
+    (row,) = reader.execute(
+        table.aggregate(
+            nobody=cost.sum(where=nobody),
+            told=cost.sum(where=told),
+            calls=table["calls"].sum(where=told),
+            failed=cost.sum(where=table["status"].isin(["error", "cancelled"])),
+        )
+    ).to_pylist()
+    zero = money.ZERO
+    return Attention(row["nobody"] or zero, row["told"] or zero, row["calls"] or 0, row["failed"] or zero)
+
+
 _OWN = ("key_id", "team", "agent")
 _SAID = (
     '"{field}":\\{{"value":"(?:[^"\\\\]|\\\\.)*","provenance":"[a-z]+","source":"[^"]*",'

@@ -154,7 +154,7 @@ def sums(reader: Reader, query: Query) -> Sums:
     count = 0
     for record in answer:
         key = query.buckets(record) if record["part"] == _GROUP else ()
-        found[record["part"]].append(Group(key, _figures(record, ""), _figures(record, _BEFORE)))
+        found[record["part"]].append(Group(key, figures_of(record), figures_of(record, _BEFORE)))
         count = max(count, record["groups"])
     (together,), (total,) = found[_GROUPS], found[_TOTAL]
     _check(together, total, query)
@@ -254,7 +254,7 @@ def _ranked(groups: Any, keys: Mapping[str, Any], query: Query) -> list[Any]:
     return [ibis.desc(size), *names]
 
 
-def _figures(record: Mapping[str, Any], prefix: str) -> Figures:
+def figures_of(record: Mapping[str, Any], prefix: str = "") -> Figures:
     """The sum of no value is NULL, which adds nothing."""
     named = {name: record.get(prefix + name) for name in Figures._fields}
     return Figures(**{name: value for name, value in named.items() if value is not None})

@@ -20,13 +20,14 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
 )
 from sqlalchemy.engine import Dialect
 
 from costbearer.labels import BLANKS, INNER_PUNCTUATION, INVISIBLES, LABEL_CHARS_MAX, PLACEHOLDERS, PUNCTUATION
 from costbearer.ledger import LABELS
 
-VERSION = "0003"
+VERSION = "0004"
 """The newest migration in `migrations/versions`."""
 
 
@@ -192,3 +193,72 @@ replacements = Table(
     Column("created_at", UtcTime, nullable=False),
 )
 """Keys of other gateways, the virtual key that each owner has instead, and from when the old one must not be used."""
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("who", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+)
+"""Who is signed in to the pages; `digest` is the SHA-256 of the cookie, which is kept nowhere."""
+
+saved_views = Table(
+    "saved_views",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("page", String(32), nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+)
+"""Questions with a name; `parameters` is the query string of the page's address."""
+
+annotated_days = Table(
+    "annotations",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("day", String(10), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("dimension", Text),
+    Column("value", Text),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    CheckConstraint("day GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]'", name="day_is_a_day"),
+    sqlite_autoincrement=True,
+)
+"""What happened on a day, for all spend or for one value of a dimension."""
+
+findings = Table(
+    "findings",
+    metadata,
+    Column("finding_id", String(20), primary_key=True),
+    Column("log", String(200), nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("owner", Text),
+    Column("version", Integer, nullable=False),
+    Column("first_seen", UtcTime, nullable=False),
+    Column("last_seen", UtcTime, nullable=False),
+    UniqueConstraint("log", "code", name="one_per_log_and_code"),
+)
+"""Findings of audits that somebody kept; `document` is the finding as the last audit of that log had it."""
+
+finding_history = Table(
+    "finding_history",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("finding_id", String(20), ForeignKey("findings.finding_id"), nullable=False, index=True),
+    Column("at", UtcTime, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("what", String(16), nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    sqlite_autoincrement=True,
+)
+"""What happened to a finding: seen, status, owner, comment. It only grows."""

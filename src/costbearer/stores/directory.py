@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import delete, func, insert, select
 
 from costbearer.errors import Conflict
 from costbearer.figures import Figure
 from costbearer.ledger import LABELS
 from costbearer.owners import OwnerRow
+from costbearer.stores.acts import note
 from costbearer.stores.control import Actor
-from costbearer.stores.control_schema import audit_log, figures, ownership, replacements
+from costbearer.stores.control_schema import figures, ownership, replacements
 from costbearer.stores.sqlite import Database
 
 
@@ -70,7 +70,7 @@ class Directory:
                     for (day, label), amount in changed.items()
                 ]
                 connection.execute(insert(figures), rows)
-            self._note(connection, actor, "figures.import", {"figure": name, "lines": len(changed)})
+            note(connection, actor, "figures.import", self._clock(), {"figure": name, "lines": len(changed)})
         return len(changed)
 
     # -- the ownership map
@@ -101,7 +101,7 @@ class Directory:
                     )
                 )
                 added += 1
-            self._note(connection, actor, "ownership.import", {"rows": added})
+            note(connection, actor, "ownership.import", self._clock(), {"rows": added})
         return added
 
     # -- keys that are replaced
@@ -123,19 +123,7 @@ class Directory:
             if held is not None:
                 raise Conflict(f"key {found.old_key[:60]!r} was replaced by {held.key_id} before")
             connection.execute(insert(replacements).values(created_at=self._clock(), **msgspec.structs.asdict(found)))
-            self._note(connection, actor, "keys.replace", {"old_key": found.old_key, "key_id": found.key_id})
-
-    def _note(self, connection: Connection, actor: Actor, action: str, after: Mapping[str, object]) -> None:
-        connection.execute(
-            insert(audit_log).values(
-                at=self._clock(),
-                who=actor.who,
-                source=actor.source,
-                request_id=actor.request_id,
-                action=action,
-                after=json.dumps(dict(after)),
-            )
-        )
+            note(connection, actor, "keys.replace", self._clock(), {"old_key": found.old_key, "key_id": found.key_id})
 
 
 def _owner_row(row: Mapping[str, object]) -> OwnerRow:

@@ -5,7 +5,6 @@ A month is closed with all before it, once it is over, and never opened again.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,8 +13,9 @@ import msgspec
 from sqlalchemy import insert, select
 
 from costbearer.errors import Conflict, FieldInvalid
+from costbearer.stores.acts import note
 from costbearer.stores.control import Actor
-from costbearer.stores.control_schema import audit_log, periods
+from costbearer.stores.control_schema import periods
 from costbearer.stores.sqlite import Database
 
 _MONTH = re.compile(r"(20\d\d)-(0[1-9]|1[0-2])", re.ASCII)
@@ -79,14 +79,5 @@ class Periods:
             if last is not None and month <= last:
                 raise Conflict(f"{month} is closed; the last closed month is {last}")
             connection.execute(insert(periods).values(month=month, closed_at=now))
-            connection.execute(
-                insert(audit_log).values(
-                    at=now,
-                    who=actor.who,
-                    source=actor.source,
-                    request_id=actor.request_id,
-                    action="period.close",
-                    after=json.dumps({"month": month}),
-                )
-            )
+            note(connection, actor, "period.close", now, {"month": month})
         return ClosedMonth(month, now)

@@ -1,0 +1,202 @@
+"""The console process: ledger, bookkeeper, API, pages and metrics in one; who is given what."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from costbearer.app import (
+    SERVER_FILE,
+    SERVER_LOCK,
+    check_port,
+    contract_of,
+    home_zone,
+    load_prices,
+    locked,
+    prepare,
+    shown_host,
+    things_beside,
+)
+from costbearer.config import Config
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter, FastAPI
+
+    from costbearer.bookkeeper import Bookkeeper
+    from costbearer.console.pages.parts import Parts
+    from costbearer.ledger import Entry
+    from costbearer.stores.control import Control
+    from costbearer.stores.duckdb import Ledger
+    from costbearer.stores.periods import Periods
+
+AMORTISE_INTERVAL_S = 600.0
+"""How often the console looks for days whose fees are not amortised; a day is over once in 24 hours."""
+JOBS_STOP_S = 5.0
+"""What the poller of jobs may take to end; it holds nothing that is not asked for again."""
+
+
+def run_console(config: Config, *, parent: int | None = None) -> None:
+    """Ledger, bookkeeper, API and metrics in one process, until SIGTERM or SIGINT."""
+    import uvicorn
+
+    from costbearer.gateway.server import die_with_parent
+
+    if parent is not None:
+        die_with_parent(parent)
+    check_port(config, "console")
+    with locked(config.data / SERVER_LOCK, "a console is running on this data directory"):
+        prepare(config)
+        with console_parts(config) as application:
+            address = f"http://{shown_host(config.text('console.host'))}:{config.integer('console.port')}"
+            server_file = config.data / SERVER_FILE
+            server_file.write_text(json.dumps({"pid": os.getpid(), "console_url": address}) + "\n", encoding="utf-8")
+            try:
+                uvicorn.run(
+                    application,
+                    host=config.text("console.host"),
+                    port=config.integer("console.port"),
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_graceful_shutdown=5,
+                )
+            finally:
+                server_file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def console_parts(config: Config) -> Iterator[FastAPI]:
+    """The console's application with ledger and bookkeeper behind it; posts what is left at the end."""
+    from costbearer.bookkeeper import Bookkeeper
+    from costbearer.console.app import create_app
+    from costbearer.stores.control import Control
+    from costbearer.stores.duckdb import Ledger
+    from costbearer.stores.periods import Periods
+
+    with (
+        Control.open(config.control_file) as control,
+        contextlib.closing(Ledger.open(config.ledger_file, memory_mb=config.integer("ledger.memory_mb"))) as ledger,
+    ):
+        periods = Periods(control.database)
+        bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=periods.is_closed)
+        with _background(config, ledger, bookkeeper, periods):
+            parts = _parts(config, control, ledger, bookkeeper, periods)
+            yield create_app(
+                config,
+                control,
+                routers=_api(parts, ledger, bookkeeper, periods),
+                pages=_pages(parts),
+                ready=lambda: {"ledger": bookkeeper.failure is None and bookkeeper.complete_to is not None},
+            )
+        bookkeeper.catch_up()
+
+
+@contextlib.contextmanager
+def _background(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods) -> Iterator[None]:
+    """What the console does beside answering: posting, asking for results of jobs, amortising."""
+    from costbearer.amortise import keep_amortised
+    from costbearer.dialects.registry import all_dialects
+    from costbearer.jobs import Poller
+
+    stop = threading.Event()
+    posting_s, polling_s = config.number("ledger.post_interval_ms") / 1000, config.number("ledger.poll_interval_s")
+    poller = Poller(config, bookkeeper, all_dialects(), functools.partial(load_prices, config.prices_dir))
+    contract = functools.partial(contract_of, config)
+    amortised = (stop, ledger, bookkeeper, contract, AMORTISE_INTERVAL_S, periods.is_closed)
+    posting = threading.Thread(target=bookkeeper.run, args=(stop, posting_s), name="bookkeeper")
+    polling = threading.Thread(target=poller.run, args=(stop, polling_s), name="jobs", daemon=True)
+    amortising = threading.Thread(target=keep_amortised, args=amortised, name="amortise")
+    for thread in (posting, polling, amortising):
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        posting.join()
+        amortising.join()
+        polling.join(JOBS_STOP_S)
+
+
+def _parts(config: Config, control: Control, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods) -> Parts:
+    """What pages are made of, and the API with them."""
+    from costbearer.backfill_desk import BackfillDesk
+    from costbearer.console.pages.parts import Parts
+    from costbearer.price_desk import Desk
+    from costbearer.stores.directory import Directory
+    from costbearer.stores.findings import Findings
+    from costbearer.stores.views import Views
+
+    directory = Directory(control.database)
+    return Parts(
+        config=config,
+        control=control,
+        open_reader=ledger.reader,
+        beside=lambda: things_beside(config, bookkeeper, directory),
+        progress=bookkeeper.progress,
+        directory=directory,
+        backfill=BackfillDesk(
+            directory, control, ledger, bookkeeper, closed=periods.as_of_now, gateway_url=config.gateway_url
+        ),
+        prices=Desk(config.prices_dir),
+        views=Views(control.database),
+        findings=Findings(control.database),
+        home=home_zone(config),
+    )
+
+
+def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods) -> list[APIRouter]:
+    from costbearer.amortise import amortise
+    from costbearer.console.api_amortisations import amortisation_router
+    from costbearer.console.api_directory import directory_router
+    from costbearer.console.api_doctor import doctor_router, full_examination
+    from costbearer.console.api_entries import entries_router
+    from costbearer.console.api_imports import imports_router
+    from costbearer.console.api_periods import periods_router
+    from costbearer.console.api_prices import prices_router
+    from costbearer.console.api_reports import report_router
+    from costbearer.console.api_restatements import restatement_router
+    from costbearer.console.metrics import metrics_router
+    from costbearer.imports import post
+    from costbearer.restate import Period, restate
+
+    config, importing = parts.config, threading.Lock()
+
+    def imported(batch: Sequence[Entry]) -> dict[str, Any]:
+        # One at a time: whether a call is there already is asked before it is posted.
+        with importing:
+            return post(ledger, bookkeeper, batch, periods.as_of_now()).document()
+
+    def amortised(span: Period, apply: bool) -> dict[str, Any]:
+        contract, closed, now = contract_of(config), periods.as_of_now(), datetime.now(UTC)
+        return amortise(ledger, bookkeeper, contract, **span._asdict(), now=now, apply=apply, closed=closed)
+
+    def restated(span: Period, apply: bool) -> dict[str, Any]:
+        prices, closed = load_prices(config.prices_dir), periods.as_of_now()
+        return restate(ledger, bookkeeper, prices, span, apply=apply, closed=closed)
+
+    return [
+        report_router(ledger.reader, parts.beside, home=parts.home),
+        entries_router(ledger.reader),
+        imports_router(imported),
+        metrics_router(ledger.reader, bookkeeper.progress),
+        doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
+        prices_router(config.prices_dir),
+        periods_router(periods),
+        directory_router(parts.directory, parts.backfill),
+        amortisation_router(amortised),
+        restatement_router(restated),
+    ]
+
+
+def _pages(parts: Parts) -> list[APIRouter]:
+    from costbearer.console.pages.find import find_router
+    from costbearer.console.pages.overview import overview_router
+    from costbearer.console.pages.report_pages import reports_router
+
+    return [overview_router(parts), reports_router(parts), find_router(parts)]

@@ -1,0 +1,37 @@
+"""The audit log of administrative acts: one row per change, written in the change's own transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, insert
+
+from costbearer.stores.control_schema import audit_log
+
+if TYPE_CHECKING:
+    from costbearer.stores.control import Actor
+
+
+def note(
+    connection: Connection,
+    actor: Actor,
+    action: str,
+    at: datetime,
+    after: Mapping[str, object] | None,
+    before: Mapping[str, object] | None = None,
+) -> None:
+    """Write down who did what; `before` and `after` are documents without a secret."""
+    connection.execute(
+        insert(audit_log).values(
+            at=at,
+            who=actor.who,
+            source=actor.source,
+            request_id=actor.request_id,
+            action=action,
+            before=None if before is None else json.dumps(dict(before), ensure_ascii=False),
+            after=None if after is None else json.dumps(dict(after), ensure_ascii=False),
+        )
+    )
