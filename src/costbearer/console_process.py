@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
     from costbearer.bookkeeper import Bookkeeper
+    from costbearer.console.audits import Audits
     from costbearer.console.pages.parts import Parts
     from costbearer.ledger import Entry
     from costbearer.stores.control import Control
@@ -74,7 +75,10 @@ def run_console(config: Config, *, parent: int | None = None) -> None:
 def console_parts(config: Config) -> Iterator[FastAPI]:
     """The console's application with ledger and bookkeeper behind it; posts what is left at the end."""
     from costbearer.bookkeeper import Bookkeeper
+    from costbearer.console.api_audits import PATH as AUDITS
     from costbearer.console.app import create_app
+    from costbearer.console.audits import LOG_BYTES_MAX, Audits
+    from costbearer.console.pages.finding_pages import AUDIT, BODY_BYTES_MAX
     from costbearer.stores.control import Control
     from costbearer.stores.duckdb import Ledger
     from costbearer.stores.periods import Periods
@@ -87,11 +91,13 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
         bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=periods.is_closed)
         with _background(config, ledger, bookkeeper, periods):
             parts = _parts(config, control, ledger, bookkeeper, periods)
+            audits = Audits(config.data)
             yield create_app(
                 config,
                 control,
-                routers=_api(parts, ledger, bookkeeper, periods),
-                pages=_pages(parts),
+                routers=_api(parts, ledger, bookkeeper, periods, audits),
+                pages=_pages(parts, audits),
+                bodies={AUDIT: BODY_BYTES_MAX, AUDITS: LOG_BYTES_MAX},
                 ready=lambda: {"ledger": bookkeeper.failure is None and bookkeeper.complete_to is not None},
             )
         bookkeeper.catch_up()
@@ -150,9 +156,10 @@ def _parts(config: Config, control: Control, ledger: Ledger, bookkeeper: Bookkee
     )
 
 
-def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods) -> list[APIRouter]:
+def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods, audits: Audits) -> list[APIRouter]:
     from costbearer.amortise import amortise
     from costbearer.console.api_amortisations import amortisation_router
+    from costbearer.console.api_audits import audits_router
     from costbearer.console.api_directory import directory_router
     from costbearer.console.api_doctor import doctor_router, full_examination
     from costbearer.console.api_entries import entries_router
@@ -161,6 +168,7 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods)
     from costbearer.console.api_prices import prices_router
     from costbearer.console.api_reports import report_router
     from costbearer.console.api_restatements import restatement_router
+    from costbearer.console.api_views import views_router
     from costbearer.console.metrics import metrics_router
     from costbearer.imports import post
     from costbearer.restate import Period, restate
@@ -191,12 +199,28 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods)
         directory_router(parts.directory, parts.backfill),
         amortisation_router(amortised),
         restatement_router(restated),
+        audits_router(audits, parts.findings),
+        views_router(parts),
     ]
 
 
-def _pages(parts: Parts) -> list[APIRouter]:
+def _pages(parts: Parts, audits: Audits) -> list[APIRouter]:
+    from costbearer.console.pages.backfill_pages import backfill_router
     from costbearer.console.pages.find import find_router
+    from costbearer.console.pages.finding_pages import findings_router
+    from costbearer.console.pages.key_pages import keys_router
     from costbearer.console.pages.overview import overview_router
+    from costbearer.console.pages.price_pages import prices_router
     from costbearer.console.pages.report_pages import reports_router
+    from costbearer.console.pages.view_pages import view_pages_router
 
-    return [overview_router(parts), reports_router(parts), find_router(parts)]
+    return [
+        overview_router(parts),
+        reports_router(parts),
+        keys_router(parts),
+        backfill_router(parts),
+        findings_router(parts, audits),
+        prices_router(parts),
+        view_pages_router(parts),
+        find_router(parts),
+    ]

@@ -40,6 +40,10 @@ class Options(NamedTuple):
 Progress = Callable[[str], None]
 
 
+PROGRESS = "progress: "
+"""What a line begins with that tells another program how far an audit is."""
+
+
 def audit(logs: Logs, book: PriceBook, options: Options, progress: Progress = lambda _: None) -> AuditResult:
     """Read the logs and say what they are worth.
 

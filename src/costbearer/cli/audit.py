@@ -47,6 +47,7 @@ IN_MEMORY_SHARE = 1_500_000
 @click.option("--html", "html_file", type=_FILE, help="Write a page that needs nothing else.")
 @click.option("--csv", "as_csv", is_flag=True, help="Findings as CSV on stdout.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="A short report for a pull request on stdout.")
+@click.option("--progress", "told", is_flag=True, hidden=True, help="Lines on stderr for the program that runs this.")
 @with_config
 @json_option
 def audit(config: Config, names: tuple[str, ...], **given: Any) -> None:
@@ -83,13 +84,14 @@ def _audited(config: Config, names: tuple[str, ...], given: dict[str, Any]) -> A
 
     prices = load_prices(config.prices_dir)
     options = options_of(names, given)._replace(contract=prices.contract)
-    with engine(config, names) as (logs, progress):
+    with engine(config, names, told=given["told"]) as (logs, progress):
         return run(logs, prices.book, options, progress)
 
 
 @contextmanager
-def engine(config: Config, names: Sequence[str]) -> Iterator[tuple[Logs, Callable[[str], None]]]:
-    """What reads logs, with the limits that are set, and the bar that tells how far it is."""
+def engine(config: Config, names: Sequence[str], *, told: bool = False) -> Iterator[tuple[Logs, Callable[[str], None]]]:
+    """What reads logs, with the limits that are set, and the bar that tells how far it is; lines for a program where
+    one has asked to be told."""
     from costbearer.stores.logfiles import bytes_of
     from costbearer.stores.logs import Logs, workplace
     from costbearer.stores.logtables import is_address
@@ -99,7 +101,7 @@ def engine(config: Config, names: Sequence[str]) -> Iterator[tuple[Logs, Callabl
         large = bytes_of(names) > memory_mb * IN_MEMORY_SHARE
         logs = Logs(work, _limits(config), memory_mb, on_disk=large or any(map(is_address, names)))
         try:
-            with _progress(logs) as progress:
+            with _progress(logs, told) as progress:
                 yield logs, progress
         finally:
             logs.close()
@@ -135,7 +137,11 @@ def options_of(names: tuple[str, ...], given: dict[str, Any]) -> Options:
 
 def _print(result: AuditResult, compared: Compared | None, given: dict[str, Any]) -> None:
     if given["as_json"]:
-        print_json(result.document() | ({"changes": compared.document()} if compared is not None else {}))
+        from costbearer.audit.verdict import verdict
+
+        word, sentence = verdict(result)
+        changes = {"changes": compared.document()} if compared is not None else {}
+        print_json(result.document() | {"verdict": word, "verdict_says": sentence} | changes)
     elif given["as_csv"]:
         from costbearer.audit.show_csv import csv
 
@@ -166,13 +172,13 @@ class _progress:  # noqa: N801  used like a function
     AFTER_S = 1.0
     EVERY_S = 0.1
 
-    def __init__(self, logs: Any) -> None:
+    def __init__(self, logs: Any, told: bool) -> None:
         self._logs = logs
         self._what = ""
-        self._bar: Any = None
+        self._lines = told
 
     def __enter__(self) -> Callable[[str], None]:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._lines:
             import threading
 
             self._over = threading.Event()
@@ -182,6 +188,10 @@ class _progress:  # noqa: N801  used like a function
 
     def _told(self, what: str) -> None:
         self._what = what
+        if self._lines:
+            from costbearer.audit.run import PROGRESS
+
+            say(f"{PROGRESS}{what}")
 
     def _run(self) -> None:
         if self._over.wait(self.AFTER_S):
@@ -198,6 +208,6 @@ class _progress:  # noqa: N801  used like a function
                 bar.update(task, description=self._what, completed=max(done, 0), total=total)
 
     def __exit__(self, *_: object) -> None:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._lines:
             self._over.set()
             self._thread.join()

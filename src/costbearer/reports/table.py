@@ -7,7 +7,7 @@ command line prints a server's answer with the code that prints its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -125,16 +125,7 @@ class Table:
 
         A text that a spreadsheet would run as a formula gets a leading apostrophe; JSON has it as it is.
         """
-        lines = [[harmless(column.name) for column in self.columns]]
-        for row in self.rows:
-            cells = zip(self.columns, row, strict=True)
-            lines.append(
-                [
-                    harmless("" if cell is None else str(cell)) if column.kind in TEXTS else exact(cell)
-                    for column, cell in cells
-                ]
-            )
-        return "".join(",".join(map(csv_quoted, line)) + "\n" for line in lines)
+        return csv_of(self.columns, self.rows)
 
     def to_text(self, width: int | None = None) -> str:
         """For people; see `show_text`."""
@@ -169,6 +160,20 @@ class Table:
         if estimated and isinstance(amount, Decimal):
             remarks.append(f"{calls(estimated)} whose cost is estimated, {money.display(amount)} of the total.")
         return [*remarks, *self.notes]
+
+
+def csv_of(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> str:
+    """`Table.to_csv` of any rows."""
+    lines = [[harmless(column.name) for column in columns]]
+    for row in rows:
+        cells = zip(columns, row, strict=True)
+        lines.append(
+            [
+                harmless("" if cell is None else str(cell)) if column.kind in TEXTS else exact(cell)
+                for column, cell in cells
+            ]
+        )
+    return "".join(",".join(map(csv_quoted, line)) + "\n" for line in lines)
 
 
 def total_row(columns: Sequence[Column], totals: Mapping[str, Any]) -> dict[str, Cell]:

@@ -82,6 +82,30 @@ def grid(part: Part, table: Table, sorts: Mapping[str, str] | None = None, only:
     return Grid(part.name, part.title, heads, tuple(rows), _foot(part, shown, kept), max(0, len(part.rows) - ROWS_MAX))
 
 
+def listing(
+    name: str,
+    title: str,
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    links_of: Callable[[Mapping[str, Cell]], Mapping[str, str]] = lambda _: {},
+) -> Grid:
+    """A table of things that are no report: keys, prices, findings."""
+    shown = [column for column in columns if column.title]
+    names = [column.name for column in columns]
+    made = []
+    for row in rows[:ROWS_MAX]:
+        cells = dict(zip(names, row, strict=True))
+        texts, hrefs = shown_row(columns, cells), links_of(cells)
+        made.append(
+            tuple(
+                _shown(column, cells[column.name], text, hrefs.get(column.name, ""), cells)
+                for column, text in zip(shown, texts, strict=True)
+            )
+        )
+    heads = tuple(Head(column.title.replace("\n", " "), _css(column)) for column in shown)
+    return Grid(name, title, heads, tuple(made), (), max(0, len(rows) - ROWS_MAX))
+
+
 def _head(column: Column, table: Table, sorts: Mapping[str, str]) -> Head:
     order = {"cost_usd": "cost", "delta_usd": "delta"}.get(column.name, "")
     if not order and column.kind == "bucket" and table.query.by and column.name == table.query.by[0]:
