@@ -32,7 +32,7 @@ class Place(NamedTuple):
 COMMANDS: dict[str, Place] = {
     "serve": Place("costbearer.cli.server", "serve", "Run gateway and console, and keep them running."),
     "gateway": Place("costbearer.cli.server", "gateway", "Run the gateway alone."),
-    "console": Place("costbearer.cli.server", "console", "Run ledger, bookkeeper and API alone."),
+    "console": Place("costbearer.cli.server", "console", "Run ledger, bookkeeper, API and pages alone."),
     "keys": Place("costbearer.cli.keys", "keys", "Issue, list, show, rotate, revoke and relabel virtual keys."),
     "prices": Place("costbearer.cli.prices", "prices", "List, show, compare and change prices."),
     "restate": Place("costbearer.cli.restate", "restate", "Rate past calls again with the prices of today."),
@@ -42,6 +42,8 @@ COMMANDS: dict[str, Place] = {
     "import": Place("costbearer.cli.imports", "import_", "Bring usage out of other gateways' logs into the ledger."),
     "ownership": Place("costbearer.cli.ownership", "ownership", "Say who answers for what other gateways' logs name."),
     "figures": Place("costbearer.cli.figures", "figures", "Business figures to divide costs by."),
+    "views": Place("costbearer.cli.views", "views", "Saved views of the console, as files with a diff."),
+    "annotations": Place("costbearer.cli.views", "annotated_days", "What happened on a day, for the console's charts."),
     "export": Place("costbearer.cli.export", "export", "Hand the ledger's entries to other programs."),
     "doctor": Place("costbearer.cli.doctor", "doctor", "Prove that journal, ledger, report and metrics agree."),
     "simulate": Place("costbearer.cli.server", "simulate", "Run simulated providers on loopback."),

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from costbearer.stores.control import Actor, Control
     from costbearer.stores.directory import Directory
+    from costbearer.stores.views import Views
 
 SERVER_LOCK = "serve.lock"
 SERVER_FILE = "server.json"
@@ -113,6 +114,16 @@ class Local:
         from costbearer.stores.directory import Directory
 
         return Directory((self._opened() if create else self.control).database)
+
+    def views(self, *, create: bool = False) -> Views:
+        """Saved views and annotations.
+
+        Raises:
+            NotFound: there is no control store, and none is to be made.
+        """
+        from costbearer.stores.views import Views
+
+        return Views((self._opened() if create else self.control).database)
 
     def operator(self) -> str:
         """Who does what this command does."""

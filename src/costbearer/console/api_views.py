@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -14,6 +14,7 @@ from costbearer.console.bodies import actor, json_object
 from costbearer.console.pages.parts import Parts
 from costbearer.errors import FieldInvalid, QueryInvalid
 from costbearer.reports import question
+from costbearer.reports.periods import Zone
 from costbearer.stores.control import Actor
 from costbearer.stores.views import Annotation, SavedView, Views
 
@@ -80,7 +81,7 @@ def views_router(parts: Parts) -> APIRouter:
         unknown = set(body) - {"day", "text", "where"}
         if unknown:
             raise FieldInvalid({name[:60]: "unknown; known are day, text, where" for name in sorted(unknown)})
-        day, text, scope = annotation(body.get("day"), body.get("text"), body.get("where"), parts)
+        day, text, scope = annotation(body.get("day"), body.get("text"), body.get("where"), parts.now(), parts.home)
         return JSONResponse(annotation_document(views.annotate(day, text, scope, actor(request))), status_code=201)
 
     @router.delete("/annotations/{number}", summary="Take an annotation away", tags=["views"])
@@ -125,7 +126,9 @@ def applied(
         views.remove([change.name for change in changes if change.action == "gone"], actor)
 
 
-def annotation(day: object, text: object, where: object, parts: Parts) -> tuple[date, str, tuple[str, str] | None]:
+def annotation(
+    day: object, text: object, where: object, now: datetime, home: Zone
+) -> tuple[date, str, tuple[str, str] | None]:
     """What an annotation is made of.
 
     Raises:
@@ -144,7 +147,7 @@ def annotation(day: object, text: object, where: object, parts: Parts) -> tuple[
     scope = None
     if where is not None:
         try:
-            query = question("spend", [("where", str(where))], now=parts.now(), home=parts.home)
+            query = question("spend", [("where", str(where))], now=now, home=home)
             name, values = query.where[0]
             scope = name, values[0]
         except QueryInvalid as error:

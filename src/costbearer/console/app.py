@@ -136,7 +136,7 @@ async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, CostbearerError)
     if error.http_status >= 500:
         _log.error("%s [%s]", error.message, error.code)
-    if is_page(request.url.path) and "text/html" in request.headers.get("accept", ""):
+    if _by_a_reader(request):
         return shell.error_page(request, error)
     return JSONResponse(error_document(error), status_code=error.http_status)
 
@@ -159,18 +159,20 @@ async def _http(request: Request, error: Exception) -> Response:
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
-async def _unexpected(request: Request, _: Exception) -> JSONResponse:
+async def _unexpected(request: Request, _: Exception) -> Response:
     """A defect of ours. The server's log has the trace; the caller gets only what finds it there."""
     request_id = request.scope["state"]["request_id"]
     _log.error("unexpected failure in request %s", request_id)
-    return JSONResponse(
-        {
-            "error": {
-                "code": "internal",
-                "message": f"an unexpected failure; the log names it with request {request_id}",
-            }
-        },
-        status_code=500,
-        # The framework answers this one outside of every layer, the guard too.
-        headers={name.decode(): value.decode() for name, value in ANSWER_HEADERS},
-    )
+    error = CostbearerError(f"an unexpected failure; the log names it with request {request_id}")
+    if _by_a_reader(request):
+        answer: Response = shell.error_page(request, error)
+    else:
+        answer = JSONResponse(error_document(error), status_code=error.http_status)
+    # The framework answers this one outside of every layer, the guard too.
+    for name, value in ANSWER_HEADERS:
+        answer.headers.setdefault(name.decode(), value.decode())
+    return answer
+
+
+def _by_a_reader(request: Request) -> bool:
+    return is_page(request.url.path) and "text/html" in request.headers.get("accept", "")

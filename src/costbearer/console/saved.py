@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -22,6 +23,8 @@ DESCRIPTION_CHARS_MAX = 500
 VIEWS_MAX = 1000
 FILE_BYTES_MAX = 1024 * 1024
 PAGES = ("/", *SCREENS)
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 Action = Literal["new", "changed", "same", "gone"]
 
@@ -100,7 +103,8 @@ def dumps(views: Iterable[SavedView]) -> str:
             lines.append("[views.ask]")
         for name, values in asked.items():
             written = [_text(value) for value in values]
-            lines.append(f"{_text(name)} = {written[0] if len(written) == 1 else '[' + ', '.join(written) + ']'}")
+            key = name if _BARE.fullmatch(name) else _text(name)
+            lines.append(f"{key} = {written[0] if len(written) == 1 else '[' + ', '.join(written) + ']'}")
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 

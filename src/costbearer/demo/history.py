@@ -43,7 +43,9 @@ from costbearer.prices import Context
 from costbearer.rating import rate
 from costbearer.stores.control import Actor, Control
 from costbearer.stores.directory import Directory
+from costbearer.stores.findings import Findings
 from costbearer.stores.rows import Posted, table_of
+from costbearer.stores.views import Views
 from costbearer.usage import Usage, Work
 
 SEED = "costbearer-demo-1"
@@ -105,7 +107,18 @@ def write(config: Config, say: Callable[[str], None] = lambda _: None) -> int:
     say(f"{posted:,} with the log of the gateway before, {log}")
     with Control.open(config.control_file) as control:
         Directory(control.database).keep_figure(FIGURE, figures(), ACTOR)
+        Findings(control.database).keep(log.name, legacy.audited(config, log), ACTOR)
+        _look_at(Views(control.database))
     return posted
+
+
+def _look_at(views: Views) -> None:
+    """What the company's people have written down and saved."""
+    change = PLANTED.price_change
+    views.annotate(change, f"the discount on {SONNET} ended", ("model", SONNET), ACTOR)
+    views.annotate(change, "new contract with Anthropic", None, ACTOR)
+    asked = "by=day,agent&where=team%3Dresearch&since=2026-09&until=2026-10"
+    views.save("Research in September", "/explore", asked, "what the new prices did", ACTOR)
 
 
 def agree_prices(prices_dir: Path) -> None:

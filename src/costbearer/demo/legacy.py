@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from costbearer import money
 from costbearer.app import books, hasher, load_prices
 from costbearer.audit.intake import taken
-from costbearer.audit.run import Options, facts
+from costbearer.audit.run import Options, audit, facts
 from costbearer.config import Config
 from costbearer.contract import Prices
 from costbearer.demo.cast import LEGACY_KEY, PLANTED
@@ -78,6 +78,20 @@ def bring_in(config: Config, file: Path) -> int:
         finally:
             logs.close()
     return posted
+
+
+def audited(config: Config, file: Path) -> list[dict[str, Any]]:
+    """The findings of an audit of the log, as documents."""
+    prices = load_prices(config.prices_dir)
+    with workplace() as work:
+        logs = Logs(work)
+        try:
+            found: list[dict[str, Any]] = audit(
+                logs, prices.book, Options((str(file),), contract=prices.contract)
+            ).document()["findings"]
+        finally:
+            logs.close()
+    return found
 
 
 def _records(prices: Prices) -> Iterator[tuple[dict[str, Any], Decimal | None, Decimal | None]]:

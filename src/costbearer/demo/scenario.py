@@ -49,8 +49,9 @@ def run(*, once: bool, say: Callable[[str], None], show: Callable[[str], None]) 
             for line in audited(running, directory / "entries.jsonl"):
                 show(line)
             if not once:
-                say(f"\nreports  {running.console_url}/api/v1/reports/spend?by=team")
-                say(f"token    {running.data}/admin-token")
+                say(f"\nOpen     {running.console_url}")
+                say(f"token    {running.token}")
+                say(f"gateway  {running.gateway_url}")
                 say("Ctrl-C stops everything and removes the demo's data.")
                 with contextlib.suppress(KeyboardInterrupt):
                     running.server.wait()

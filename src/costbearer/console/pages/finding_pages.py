@@ -105,7 +105,7 @@ def findings_router(parts: Parts, audits: Audits) -> APIRouter:
         found = audits.get(audit_id)
         if found.state != "done":
             template = "audit_state.html" if "hx-request" in request.headers else "audit_running.html"
-            return shell.page(request, template, title="Audit", audit=found, address=f"{AUDIT}/{audit_id}")
+            return shell.page(request, template, title="Audit", audit=found, own=f"{AUDIT}/{audit_id}")
         if "hx-request" in request.headers:
             return Response(status_code=200, headers={"hx-refresh": "true"})
         return _result(request, found)
@@ -202,7 +202,7 @@ def _result(request: Request, audit: Audit) -> Response:
         computed=money.usd(found["computed_usd"]),
         grid=grids.listing("found", "Findings, the dearest first", FOUND, rows),
         groups=[_group(name, labels, found[f"by_{name}"]) for name, labels in GROUPS.items() if found[f"by_{name}"]],
-        address=f"{AUDIT}/{audit.audit_id}",
+        own=f"{AUDIT}/{audit.audit_id}",
     )
 
 

@@ -97,7 +97,7 @@ def prices_router(parts: Parts) -> APIRouter:
             title=title,
             found=found,
             cards=[(card, _card(card)) for card in found["cards"]],
-            history=[(card, _card(card)) for card in found["history"]],
+            history=[(card, _card(card, "earlier and now: ")) for card in found["history"]],
             also=[
                 (name, address(f"{PATH}/model", [("model", model), ("provider", name)])) for name in found["also_at"]
             ],
@@ -165,7 +165,7 @@ def _links(at: str) -> Any:
     return links
 
 
-def _card(card: Mapping[str, Any]) -> grids.Grid:
+def _card(card: Mapping[str, Any], of: str = "") -> grids.Grid:
     rows: list[grids.Row] = []
     for price in card["prices"]:
         steps = "; ".join(
@@ -175,7 +175,8 @@ def _card(card: Mapping[str, Any]) -> grids.Grid:
         listed = None if price["price_usd"] is None else money.usd(price["price_usd"])
         rows.append((price["meter"], price["unit"], listed, agreed, steps or None))
     days = f"{card['valid_from'] or 'always'} to {card['valid_until'] or 'now'}"
-    return grids.listing(card["card"], f"{card['context']}, {days}; source: {card['source']}", CARD, rows)
+    title = f"{of}{card['context']}, {days}; source: {card['source']}; card {card['card'].rpartition('#')[2]}"
+    return grids.listing(card["card"], title, CARD, rows)
 
 
 def _contract(

@@ -138,7 +138,7 @@ def _annotate(request: Request, parts: Parts, posted: Posted) -> Response:
     posted.only("day", "text", "dim", "value")
     where = f"{posted.text('dim')}={posted.text('value')}" if posted.text("dim") else None
     try:
-        day, text, scope = annotation(posted.text("day"), posted.text("text"), where, parts)
+        day, text, scope = annotation(posted.text("day"), posted.text("text"), where, parts.now(), parts.home)
     except FieldInvalid as error:
         return _list(request, parts, error.fields)
     parts.views.annotate(day, text, scope, actor(request))

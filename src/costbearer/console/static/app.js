@@ -152,7 +152,6 @@ const look = (width) => ({
 });
 
 const draw = (element) => {
-  if (!window.echarts) return;
   const data = JSON.parse(element.dataset.chart);
   const own = look(element.clientWidth);
   const old = echarts.getInstanceByDom(element);
@@ -182,15 +181,28 @@ const draw = (element) => {
   element.dataset.drawn = "yes";
 };
 
-const drawAll = (root) => root.querySelectorAll(".chart[data-chart]").forEach(draw);
+const drawAll = () => {
+  const found = document.querySelectorAll(".chart[data-chart]");
+  if (!found.length) return;
+  if (window.echarts) {
+    found.forEach(draw);
+  } else if (!document.getElementById("charts")) {
+    // A megabyte that only pages with a chart need, and none needs before it is read.
+    const script = document.createElement("script");
+    script.id = "charts";
+    script.src = document.documentElement.dataset.charts;
+    script.addEventListener("load", drawAll);
+    document.head.append(script);
+  }
+};
 let resizing = 0;
 addEventListener("resize", () => {
   clearTimeout(resizing);
-  resizing = setTimeout(() => drawAll(document), 120);
+  resizing = setTimeout(drawAll, 120);
 });
-for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", () => drawAll(document));
-addEventListener("load", () => drawAll(document));
-document.addEventListener("htmx:after:swap", () => drawAll(document));
+for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", drawAll);
+addEventListener("load", drawAll);
+document.addEventListener("htmx:after:swap", drawAll);
 
 // -- light and dark
 
@@ -202,7 +214,7 @@ document.addEventListener("click", (event) => {
     const theme = dark ? "light" : "dark";
     document.documentElement.dataset.theme = theme;
     document.cookie = `costbearer_theme=${theme}; path=/; max-age=31536000; samesite=lax`;
-    drawAll(document);
+    drawAll();
   }
   const copy = event.target.closest("[data-copy]");
   if (copy) {
