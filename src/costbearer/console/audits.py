@@ -111,11 +111,13 @@ class Audits:
         page, out = place / "audit.html", place / "audit.json"
         command = [sys.executable, "-m", "costbearer", "audit", made.name, *arguments]
         command += ["--json", "--html", page.name, "--progress", "--data", str(self._data)]
-        with out.open("wb") as stdout:
-            process = subprocess.Popen(command, cwd=place, stdout=stdout, stderr=subprocess.PIPE)  # noqa: S603
+        last = ""
+        with (
+            out.open("wb") as stdout,
+            subprocess.Popen(command, cwd=place, stdout=stdout, stderr=subprocess.PIPE) as process,  # noqa: S603
+        ):
             ending = threading.Timer(RUN_S_MAX, process.kill)
             ending.start()
-            last = ""
             try:
                 assert process.stderr is not None
                 for line in process.stderr:

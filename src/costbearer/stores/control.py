@@ -183,6 +183,13 @@ class Control:
         chosen = wanted[:limit]
         return chosen, str(numbers[chosen[-1].key_id]) if len(wanted) > limit else None
 
+    def issued_with(self, idempotency_key: str) -> str | None:
+        """The key that was issued or rotated with an idempotency key; None where it was not used."""
+        query = select(issued_once.c.key_id).where(issued_once.c.idempotency_key == idempotency_key)
+        with self._database.reading() as connection:
+            found: str | None = connection.execute(query).scalar()
+        return found
+
     def audit_rows(self, key_id: str | None = None) -> list[AuditRow]:
         """The recorded changes, the oldest first; of one key, or of all."""
         query = select(audit_log).order_by(audit_log.c.number)

@@ -219,6 +219,12 @@ def _form(
 
 def _issue(request: Request, parts: Parts, posted: Posted) -> Response:
     posted.only(*LABELS, *(label + NEW for label in LABELS), *OPTIONS, "require", "expires", "once")
+    once = f"page-{posted.text('once')}"
+    # Asked first: whoever loads the answer's page again has sent names that are new no more.
+    if (key_id := parts.control.issued_with(once)) is not None:
+        raise Conflict(
+            f"this form has issued {key_id} already, and a key is shown only once; if it was lost, rotate it"
+        )
     names = names_of(parts)
     labels, faults = chosen(posted, names)
     fields = {**labels, **{name: posted.text(name) for name in (*OPTIONS, "expires") if posted.text(name)}}
@@ -230,7 +236,7 @@ def _issue(request: Request, parts: Parts, posted: Posted) -> Response:
         return _form(request, parts, posted.texts, error.fields | faults, names)
     if faults:
         return _form(request, parts, posted.texts, faults, names)
-    issued = parts.control.issue(draft, actor(request), idempotency_key=f"page-{posted.text('once')}")
+    issued = parts.control.issue(draft, actor(request), idempotency_key=once)
     return _issued(request, parts, issued, "issued")
 
 

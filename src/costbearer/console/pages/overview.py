@@ -178,7 +178,7 @@ def _shown(parts: Parts, pairs: Pairs, questions: Mapping[str, Query]) -> dict[s
     few = Part(movers.name, movers.title, movers.columns, movers.rows[:MOVERS])
     seen = ("seen", str(stand.entries))
     return {
-        **about(teams, parts, PATH, given),
+        **about(teams, parts, PATH, given, TAKES),
         "chart": charts.chart_of(time, notes),
         "annotations": notes,
         "tiles": _tiles(parts, found),

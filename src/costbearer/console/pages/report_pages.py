@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -143,17 +143,18 @@ def report_page(request: Request, parts: Parts, screen: Screen, table: Table) ->
     )
 
 
-def about(table: Table, parts: Parts, path: str, pairs: Pairs) -> dict[str, Any]:
+def about(table: Table, parts: Parts, path: str, pairs: Pairs, takes: Collection[str] | None = None) -> dict[str, Any]:
     """What stands on every page with numbers: total, period, time zone, how complete, and the same as files."""
     stand = parts.progress()
     query = table.query
     # The files repeat the page's own times, so that all of them answer the same question.
     absolute = query.parameters()
-    takes = set(table.form.takes)
-    files = {ending: address(f"{path}.{ending}", [pair for pair in absolute if pair[0] in takes]) for ending in ENDINGS}
+    asked = [pair for pair in absolute if pair[0] in (table.form.takes if takes is None else takes)]
+    files = {ending: address(f"{path}.{ending}", asked) for ending in ENDINGS}
     return {
         "total": table.totals.get("total_usd"),
-        "has_total": "total_usd" in table.totals,
+        # A charge without a cost has an unknown total; a worklist of unknown costs has none.
+        "has_total": "total_usd" in table.totals and (table.query.report != "unknown"),
         "previous": table.totals.get("previous_usd"),
         "period": "" if table.form.ever else span(query.period.since, query.period.until, query.zone),
         "compared": span(query.compare.since, query.compare.until, query.zone) if query.compare else "",
