@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from costbearer.console.pages.entrance import local
 from costbearer.console.pages.screens import NAVIGATION, SCREENS
 from costbearer.console.security import COOKIE, FAILURES_MAX
 from costbearer.reports import REPORTS
+from costbearer.stores import sessions as sessions_store
 from costbearer.stores.control import Control
 from costbearer.stores.sessions import LIFE, Sessions
 from tests import randomledger
