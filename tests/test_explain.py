@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from costbearer import money, reports
 from costbearer.errors import AmountInvalid
 from costbearer.ledger import Charge, Entry
-from costbearer.reports.causes import CAUSES, Amount, Counts, State, caused
+from costbearer.reports.causes import CAUSES, Amount, Counts, State, caused, caused_per_day
 from costbearer.reports.shapley import FACTORS_MAX, contributions
 from costbearer.reports.table import Table
 from costbearer.usage import Usage, leaves
@@ -155,6 +155,10 @@ def test_nothing_is_left_over_whatever_the_sums_are(before: Any, after: Any) -> 
     found = caused(*states)
     assert money.total(found.values()) == money.minus(states[1].cost, states[0].cost)
     assert set(found) <= set(CAUSES)
+    daily = caused_per_day(*states)
+    change = states[1].cost / 31 - states[0].cost / 30
+    assert abs(sum(daily.values(), Decimal(0)) - change) <= Decimal("1e-12")
+    assert "days" not in daily
 
 
 # -- one planted cause

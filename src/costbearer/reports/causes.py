@@ -46,6 +46,7 @@ CAUSES: Mapping[str, str] = {
 
 SIDES: Mapping[str, str] = {meter.name: meter.side for meter in METERS}
 _ZERO = Decimal(0)
+_ONE = Decimal(1)
 
 Branch = tuple[str, str, str]
 """Attempt (first, retry, fallback; each whole or cut short), model, tier."""
@@ -108,23 +109,45 @@ def caused(before: State, now: State) -> dict[str, Decimal]:
     change = money.minus(now.cost, before.cost)
     if before.idle or now.idle:
         return {"new" if before.idle else "gone": change} if change else {}
+    return _settled(change, _contributed(_Chain(before), _Chain(now)))
+
+
+def caused_per_day(before: State, now: State) -> dict[str, Decimal]:
+    """The same of the change of its cost per day, to which the length of the periods is no cause. USD per day; the
+    parts add up to the change, which is rounded to 12 places once."""
+    if before.idle or now.idle:
+        name, state = ("new", now) if before.idle else ("gone", before)
+        change = money.usd(money.ratio(state.cost if before.idle else state.cost.copy_negate(), state.days))
+        return {name: change} if change else {}
+    found = _contributed(_Chain(before, per_day=True), _Chain(now, per_day=True))
+    exact = Decimal(0)
+    for part in found.values():
+        exact = money.DEEP.add(exact, part)
+    return _settled(money.usd(exact), found)
+
+
+def _contributed(old: _Chain, new: _Chain) -> dict[str, Decimal]:
     found: dict[str, Decimal] = defaultdict(Decimal)
-    old, new = _Chain(before), _Chain(now)
     # Where one period has no first attempts of its own, requests say nothing; calls do.
     by_calls = not (old.requests and new.requests)
-    leaves = [(branch, leaf) for state in (before, now) for branch, own in state.leaves.items() for leaf in own]
+    states = (old.state, new.state)
+    leaves = [(branch, leaf) for state in states for branch, own in state.leaves.items() for leaf in own]
     for branch, leaf in dict.fromkeys(leaves):
         left, right = old.term(branch, leaf, by_calls=by_calls), new.term(branch, leaf, by_calls=by_calls)
         _split(found, left, right)
+    return found
+
+
+def _settled(change: Decimal, found: Mapping[str, Decimal]) -> dict[str, Decimal]:
     names = [name for name in CAUSES if found.get(name)]
     parts = money.settled(change, [found[name] for name in names])
     return {name: part for name, part in zip(names, parts, strict=True) if part}
 
 
 def _split(found: dict[str, Decimal], old: _Term, new: _Term) -> None:
-    loose = money.minus(new.loose, old.loose)
+    loose = money.DEEP.subtract(new.loose, old.loose)
     if loose:
-        found["adjustments"] += loose
+        found["adjustments"] = money.DEEP.add(found["adjustments"], loose)
     if not old.factors and not new.factors:
         return
     names = list(old.factors or new.factors)
@@ -149,10 +172,11 @@ class _Term(NamedTuple):
 
 
 class _Chain:
-    """The quotients of one state."""
+    """The quotients of one state; `per_day` those of its cost per day."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, *, per_day: bool = False) -> None:
         self.state = state
+        self.per_day = per_day
         self.requests = sum(counts.requests for counts in state.branches.values())
         self.calls = sum(counts.charged + counts.unknown for counts in state.branches.values())
         self.tried: dict[str, int] = defaultdict(int)
@@ -173,7 +197,7 @@ class _Chain:
         base = self.calls if by_calls else self.requests
         attempt, charged, inputs = branch[:1], self.charged[branch], self.inputs[branch]
         factors: dict[str, Decimal | None] = {
-            "days": self.state.days,
+            "days": _ONE if self.per_day else self.state.days,
             "volume": _over(Decimal(base), self.state.days),
             "retries": _over(self.tried[branch[0]], base),
             "unknown": _over(self.charged[attempt], self.tried[branch[0]]),
@@ -188,7 +212,11 @@ class _Chain:
             factors["answer" if side == "output" else "other_usage"] = _over(amount.quantity, charged)
         factors["price"] = _over(amount.cost, amount.quantity)
         whole = all(value is not None for value in factors.values())
-        return _Term(factors) if whole or not amount.cost else _Term(factors | _NOTHING_CHARGED, amount.cost)
+        if whole or not amount.cost:
+            return _Term(factors)
+        return _Term(
+            factors | _NOTHING_CHARGED, money.ratio(amount.cost, self.state.days) if self.per_day else amount.cost
+        )
 
 
 _NOTHING_CHARGED: dict[str, Decimal | None] = {"volume": _ZERO}

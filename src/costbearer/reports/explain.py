@@ -8,9 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 from costbearer import money
-from costbearer.errors import AmountInvalid, StoreFailed
+from costbearer.errors import AmountInvalid, QueryInvalid, StoreFailed
 from costbearer.reports.beside import Beside
-from costbearer.reports.causes import CAUSES, SIDES, Amount, Branch, Counts, State, caused
+from costbearer.reports.causes import CAUSES, SIDES, Amount, Branch, Counts, State, caused, caused_per_day
 from costbearer.reports.dimensions import REST, dimension
 from costbearer.reports.facts import Facts, charge_facts, facts
 from costbearer.reports.periods import Period
@@ -21,7 +21,7 @@ from costbearer.reports.table import Cell, Column, Part, Table, shown_cell
 FORM = Form(
     "explain",
     "Why the cost of two periods differs: every dollar of the change by its cause, and the rows that changed most.",
-    takes=("by", "where", "since", "until", "compare", "tz", "limit"),
+    takes=("by", "where", "since", "until", "compare", "per", "tz", "limit"),
     by="team,agent,workload",
     compare="previous",
 )
@@ -33,6 +33,8 @@ CUT, CUT_SHORT = ", cut short", frozenset({"error", "cancelled"})
 """Attempts that did not come to their end are a kind of their own: they use what others do not."""
 _BEFORE = "previous_"
 _DAY = timedelta(days=1)
+PER_DAY, PER_PERIOD = "day", "period"
+"""What `per` can say: that each cause's part of the change per day stands beside that of the whole."""
 
 Key = tuple[str, ...]
 Pair = tuple[State, State]
@@ -43,13 +45,17 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
 
     Raises:
         StoreFailed: the charges do not add up to the cost of their calls; the ledger contradicts itself.
+        QueryInvalid: `per` is neither day nor period.
     """
     compare = query.compare
     assert compare is not None, "a comparison is this report's default"
+    if (per := query.option("per")) not in {None, PER_DAY, PER_PERIOD}:
+        raise QueryInvalid({"per": f"is {PER_DAY} or {PER_PERIOD} here"})
     cells, called, charged, unknown = _cells(reader, query, compare)
     pairs = _together(cells, min(query.limit, CELLS_MAX))
     try:
         found = {key: caused(before, now) for key, (before, now) in pairs.items()}
+        daily = [caused_per_day(*pair) for pair in pairs.values()] if per == PER_DAY else []
     except AmountInvalid as error:
         raise StoreFailed(f"a change of cost cannot be explained: {error.message}; run `costbearer doctor`") from None
     before_usd = money.total(before.cost for before, _ in pairs.values())
@@ -58,8 +64,16 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
     whole = _everything(pairs, query.period, compare)
     shown = _evidence(*whole, found)
     sums = {name: money.total(causes[name] for causes in found.values() if name in causes) for name in CAUSES}
-    rows = [
-        (name, meaning, shown.get(name), sums[name], money.share(sums[name], change))
+    per_day = {name: money.total(causes[name] for causes in daily if name in causes) for name in CAUSES}
+    rows: list[tuple[Any, ...]] = [
+        (
+            name,
+            meaning,
+            shown.get(name),
+            sums[name],
+            money.share(sums[name], change),
+            *([per_day[name]] if daily else []),
+        )
         for name, meaning in CAUSES.items()
         if sums[name]
     ]
@@ -73,12 +87,14 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
             Column("evidence", "before -> now", "text"),
             Column("delta_usd", "change", "moved"),
             Column("share", "share of\nthe change", "share"),
+            *((Column("per_day_usd", "change\nper day", "moved"),) if daily else ()),
         ),
         rows=tuple(rows),
         totals={
             "previous_usd": before_usd,
             "total_usd": now_usd,
             "delta_usd": change,
+            **({"per_day_usd": money.total(per_day.values())} if daily else {}),
             **unknown,
         },
         complete_to=beside.complete_to,

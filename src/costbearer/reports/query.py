@@ -34,7 +34,7 @@ PARAMETERS: Mapping[str, str] = {
     "unless given",
     "limit": "most rows, 1 to 100000; what lies behind is one row, (the rest)",
     "per": "units to divide by: request, session, trace, user, or the name of an imported business figure; "
-    "several with commas",
+    "several with commas (explain: day, or period)",
     "as": "model to price the same usage at, MODEL or PROVIDER/MODEL",
     "cache_rate": "share of the input tokens to price as cache reads, 0 to 1",
     "at": "prices to use: list or contract; contract unless given",

@@ -7,15 +7,17 @@ are the texts of the table.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from costbearer import money
-from costbearer.console.pages.links import Links
+from costbearer.console.pages.links import BEHIND, Links
 from costbearer.reports.coverage import LIMIT_NAME, LIMIT_SHARE
 from costbearer.reports.dimensions import DIMENSIONS, NONE, REST
+from costbearer.reports.periods import Period
 from costbearer.reports.table import Cell, Part, Table, shown_cell, visible
 
 Kind = Literal["bars", "stacked", "pareto", "waterfall", "treemap", "line"]
@@ -25,6 +27,7 @@ SERIES_MAX = 8
 """More colours than that are not told apart; what is smaller is one series."""
 NAME_CHARS_MAX = 40
 OTHERS = "(others)"
+_DAY_S = 86_400
 
 
 class Mark(NamedTuple):
@@ -123,19 +126,33 @@ def _placed(marks: Sequence[Mark], time: str, labels: Sequence[str]) -> tuple[Ma
 
 
 def _waterfall(table: Table, _: Sequence[Mark]) -> Chart:
+    """From the period before to this one, cause by cause; per day where that is asked, so that a longer month is no
+    cause."""
+    daily = any(column.name == "per_day_usd" for column in table.columns)
     before, now = table.totals["previous_usd"], table.totals["total_usd"]
     assert isinstance(before, Decimal) and isinstance(now, Decimal)
-    links, steps = Links(table.query), table.rows
-    names = [str(_cell(table, row, "means")).partition(":")[0] for row in steps]
-    deltas = [_cell(table, row, "delta_usd") for row in steps]
-    moves = [delta if isinstance(delta, Decimal) else money.ZERO for delta in deltas]
-    hrefs = [links.behind(), *(links.behind() for _ in steps), links.behind()]
-    sizes = [before, *moves, now]
-    texts = [money.display(before), *(shown_cell(move, "moved") for move in moves), money.display(now)]
-    most = f"; {names[0]} moved it most, {texts[1]}" if steps else ""
-    said = f"From {money.display(before)} to {money.display(now)}{most}."
-    series = {"name": "change", "values": [float(size) for size in sizes], "texts": texts, "hrefs": hrefs}
+    ends = [before, now]
+    if daily and table.query.compare is not None:
+        days = [money.ratio(_seconds(period), _DAY_S) for period in (table.query.compare, table.query.period)]
+        ends = [money.per(amount, length) or money.ZERO for amount, length in zip(ends, days, strict=True)]
+    links, named = Links(table.query), "per_day_usd" if daily else "delta_usd"
+    steps = [(row, cell) for row in table.rows if isinstance(cell := _cell(table, row, named), Decimal) and cell]
+    names = [str(_cell(table, row, "means")).partition(":")[0] for row, _ in steps]
+    moves = [cell for _, cell in steps]
+    hrefs = [links.behind(more=BEHIND.get(str(_cell(table, row, "cause")), ())) for row, _ in steps]
+    shown = [money.brief(amount) if daily else money.display(amount) for amount in ends]
+    texts = [shown[0], *(shown_cell(move, "moved") for move in moves), shown[1]]
+    per = " per day" if daily else ""
+    most = max(range(len(moves)), key=lambda place: abs(moves[place]), default=None)
+    moved = "." if most is None else f"; {names[most]} moved it most, {texts[most + 1]}{per}."
+    values = [float(size) for size in (ends[0], *moves, ends[1])]
+    series = {"name": "change", "values": values, "texts": texts, "hrefs": [links.behind(), *hrefs, links.behind()]}
+    said = f"From {shown[0]} to {shown[1]}{per}{moved}"
     return Chart("waterfall", said, ("before", *names, "now"), (series,))
+
+
+def _seconds(period: Period) -> Decimal:
+    return Decimal((period.until - period.since) // timedelta(microseconds=1)).scaleb(-6)
 
 
 def _pareto(table: Table, _: Sequence[Mark]) -> Chart | None:

@@ -16,7 +16,7 @@ from costbearer.errors import NotFound
 from costbearer.reports import answer, question
 from costbearer.reports.dimensions import NONE, REST
 from costbearer.reports.query import Query, Reader
-from costbearer.reports.table import Cell, Table, shown_cell
+from costbearer.reports.table import Cell, Column, Table, csv_of, shown_cell
 
 NAMES = ("owner", "team", "agent", "workload", "key", "model", "customer", "feature")
 """Dimensions whose values are searched, of the last quarter."""
@@ -38,17 +38,30 @@ def find_router(parts: Parts) -> APIRouter:
     """`/find` and `/help`."""
     router = APIRouter(include_in_schema=False)
 
+    def found(q: str) -> tuple[str, str | None, list[Hit]]:
+        text = q.strip()[:200]
+        if not text or not text.isprintable():
+            return text, None, []
+        others = parts.beside()
+        with parts.open_reader() as reader:
+            place = _identified(reader, text, parts, others)
+            return text, place, [] if place else _named(reader, text, parts, others)
+
+    @router.get("/find.json")
+    def as_json(q: str = "") -> dict[str, Any]:
+        _, place, hits = found(q)
+        return {"id": place, "names": [hit._asdict() for hit in hits]}
+
+    @router.get("/find.csv")
+    def as_csv(q: str = "") -> Response:
+        columns = tuple(Column(name, name, "text") for name in Hit._fields)
+        return Response(csv_of(columns, found(q)[2]), media_type="text/csv; charset=utf-8")
+
     @router.get("/find")
     def find(request: Request, q: str = "") -> Response:
-        text = q.strip()[:200]
-        hits: list[Hit] = []
-        if text and text.isprintable():
-            others = parts.beside()
-            with parts.open_reader() as reader:
-                place = _identified(reader, text, parts, others)
-                if place:
-                    return RedirectResponse(place, 303)
-                hits = _named(reader, text, parts, others)
+        text, place, hits = found(q)
+        if place:
+            return RedirectResponse(place, 303)
         return shell.page(request, "find.html", title="Find", text=text, hits=hits[:HITS_MAX], since=SINCE)
 
     @router.get("/help")

@@ -37,6 +37,10 @@ CARD = (
     Column("contract_usd", "contract", "price"),
     Column("steps", "above a size of the input", "text"),
 )
+ONE = (
+    *(Column(name, name, "text") for name in ("card", "context", "valid_from", "valid_until", "source")),
+    *CARD,
+)
 HELD = (
     Column("revision", "revision", "count"),
     Column("since", "held from", "text"),
@@ -75,7 +79,7 @@ def prices_router(parts: Parts) -> APIRouter:
             shown=ROWS_SHOWN,
             given=given,
             found=found,
-            files={each: address(f"{PATH}.{each}", list(given.items())) for each in ("csv", "json")},
+            files=_files(PATH, given),
         )
 
     @router.get(f"{PATH}.csv")
@@ -104,6 +108,27 @@ def prices_router(parts: Parts) -> APIRouter:
             spend=address("/explore", [("by", "team"), ("where", f"model={found['model']}")]),
         )
 
+    @router.get(f"{PATH}/model.json")
+    def model_json(model: str, provider: str = "", at: str = "") -> dict[str, Any]:
+        return desk.shown(model, provider=provider or None, at=moment(at) if at else None)
+
+    @router.get(f"{PATH}/model.csv")
+    def model_csv(model: str, provider: str = "", at: str = "") -> Response:
+        found = desk.shown(model, provider=provider or None, at=moment(at) if at else None)
+        cards = {card["card"]: card for card in (*found["cards"], *found["history"])}
+        rows = [(*_days(card), *row) for card in cards.values() for row in _meters(card)]
+        return Response(csv_of(ONE, rows), media_type="text/csv; charset=utf-8")
+
+    @router.get(f"{PATH}/archives.json")
+    def archives_json(old: str = "", new: str = "current") -> dict[str, Any]:
+        return desk.archives() | ({"difference": desk.difference(old, new)} if old else {})
+
+    @router.get(f"{PATH}/archives.csv")
+    def archives_csv(old: str = "", new: str = "current") -> Response:
+        columns, found = (CHANGES, desk.difference(old, new)["changes"]) if old else (HELD, desk.archives()["held"])
+        rows = [tuple(row[column.name] for column in columns) for row in found]
+        return Response(csv_of(columns, rows), media_type="text/csv; charset=utf-8")
+
     @router.get(f"{PATH}/archives")
     def archives(request: Request, old: str = "", new: str = "current") -> Response:
         found = desk.archives()
@@ -121,6 +146,7 @@ def prices_router(parts: Parts) -> APIRouter:
             difference=difference,
             given={"old": old, "new": new},
             found=found,
+            files=_files(f"{PATH}/archives", {"old": old, "new": new} if old else {}),
         )
 
     @router.get(f"{PATH}/contract")
@@ -132,6 +158,10 @@ def prices_router(parts: Parts) -> APIRouter:
         return await run_in_threadpool(_set, request, parts, posted)
 
     return router
+
+
+def _files(path: str, given: Mapping[str, str]) -> dict[str, str]:
+    return {ending: address(f"{path}.{ending}", list(given.items())) for ending in ("csv", "json")}
 
 
 def _pattern(text: str) -> str:
@@ -166,6 +196,16 @@ def _links(at: str) -> Any:
 
 
 def _card(card: Mapping[str, Any], of: str = "") -> grids.Grid:
+    days = f"{card['valid_from'] or 'always'} to {card['valid_until'] or 'now'}"
+    title = f"{of}{card['context']}, {days}; source: {card['source']}; card {card['card'].rpartition('#')[2]}"
+    return grids.listing(card["card"], title, CARD, _meters(card))
+
+
+def _days(card: Mapping[str, Any]) -> grids.Row:
+    return card["card"], card["context"], card["valid_from"], card["valid_until"], card["source"]
+
+
+def _meters(card: Mapping[str, Any]) -> list[grids.Row]:
     rows: list[grids.Row] = []
     for price in card["prices"]:
         steps = "; ".join(
@@ -174,9 +214,7 @@ def _card(card: Mapping[str, Any], of: str = "") -> grids.Grid:
         agreed = None if price["contract_usd"] is None else money.usd(price["contract_usd"])
         listed = None if price["price_usd"] is None else money.usd(price["price_usd"])
         rows.append((price["meter"], price["unit"], listed, agreed, steps or None))
-    days = f"{card['valid_from'] or 'always'} to {card['valid_until'] or 'now'}"
-    title = f"{of}{card['context']}, {days}; source: {card['source']}; card {card['card'].rpartition('#')[2]}"
-    return grids.listing(card["card"], title, CARD, rows)
+    return rows
 
 
 def _contract(

@@ -18,6 +18,7 @@ from costbearer.errors import QueryInvalid
 from costbearer.reports import answer, question
 from costbearer.reports.beside import Beside
 from costbearer.reports.dimensions import DIMENSIONS
+from costbearer.reports.explain import PER_DAY, PER_PERIOD
 from costbearer.reports.periods import Zone, month_of, months_later
 from costbearer.reports.query import LIMIT_MAX, PARAMETERS, Query, Reader
 from costbearer.reports.show_text import span
@@ -203,6 +204,7 @@ def filters(screen: Screen, query: Query, pairs: Pairs, now: datetime) -> dict[s
         "further": _others(screen, query, pairs) if "by" in takes else [],
         "presets": presets(screen.path, pairs, query.zone, now) if "since" in takes else [],
         "given": {name: given.get(name, "") for name in PARAMETERS},
+        "toggle": _toggle(screen, query, pairs),
         "kept": [pair for pair in pairs if pair[0] not in {"by", "since", "until", "compare", "limit", "per", "as"}],
         "usual_compare": screen.form.compare,
         "limit_max": LIMIT_MAX,
@@ -242,6 +244,16 @@ def _others(screen: Screen, query: Query, pairs: Pairs) -> list[tuple[str, str]]
         for name in names
         if name not in narrowed and (name,) != query.by
     ]
+
+
+def _toggle(screen: Screen, query: Query, pairs: Pairs) -> tuple[str, str] | None:
+    """Words and address of the other way to look at a change: per day, or as a whole."""
+    if screen.report != "explain":
+        return None
+    daily = query.option("per") == PER_DAY
+    kept = [pair for pair in pairs if pair[0] != "per"]
+    other = address(screen.path, [*kept, ("per", PER_PERIOD if daily else PER_DAY)])
+    return ("per day; show the whole periods" if daily else "the whole periods; show it per day"), other
 
 
 def _sorts(screen: Screen, pairs: Pairs) -> dict[str, str]:

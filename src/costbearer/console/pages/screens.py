@@ -32,7 +32,13 @@ SCREENS: Mapping[str, Screen] = {
         Screen(
             "/explore", "Explore", "spend", "What was spent, by anything, down to the single entry.", {"limit": ROWS}
         ),
-        Screen("/why", "Why", "explain", "Every dollar of a change by its cause, nothing left over.", {"limit": ROWS}),
+        Screen(
+            "/why",
+            "Why",
+            "explain",
+            "Every dollar of a change by its cause, nothing left over.",
+            {"limit": ROWS, "per": "day"},
+        ),
         Screen("/chargeback", "Chargeback", "chargeback", "What each team bears, and what its month will cost."),
         Screen("/top-keys", "Top keys", "top-keys", "The keys that the spend is concentrated on."),
         Screen(

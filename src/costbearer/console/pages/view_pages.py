@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from costbearer.console import saved
-from costbearer.console.api_views import annotation, applied
+from costbearer.console.api_views import annotation, annotation_document, applied, view_document
 from costbearer.console.pages import shell
 from costbearer.console.pages.forms_of import Form, Posted, actor
 from costbearer.console.pages.links import address
 from costbearer.console.pages.parts import Parts
 from costbearer.errors import Conflict, FieldInvalid
 from costbearer.reports.dimensions import DIMENSIONS
+from costbearer.reports.table import Column, csv_of
 
 PATH = "/views"
+COLUMNS = tuple(Column(name, name, "text") for name in ("name", "description", "address", "updated_by", "updated_at"))
 
 
 def view_pages_router(parts: Parts) -> APIRouter:
@@ -32,6 +34,17 @@ def view_pages_router(parts: Parts) -> APIRouter:
     def exported() -> Response:
         headers = {"content-disposition": 'attachment; filename="views.toml"'}
         return Response(saved.dumps(parts.views.all()), media_type="application/toml", headers=headers)
+
+    @router.get(f"{PATH}.json")
+    def as_json() -> dict[str, Any]:
+        notes = [annotation_document(each) for each in parts.views.annotations()]
+        return {"views": [view_document(view) for view in parts.views.all()], "annotations": notes}
+
+    @router.get(f"{PATH}.csv")
+    def as_csv() -> Response:
+        found = [view_document(view) for view in parts.views.all()]
+        rows = [tuple(view[column.name] for column in COLUMNS) for view in found]
+        return Response(csv_of(COLUMNS, rows), media_type="text/csv; charset=utf-8")
 
     @router.get(f"{PATH}/new")
     def form(request: Request, page: str = "/", q: Annotated[list[str] | None, Query()] = None) -> Response:
