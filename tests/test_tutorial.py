@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.demohistory import history_in
 from tools.build_tutorial import FILE, answered, history
 
 STORIES = {
@@ -23,8 +24,11 @@ STORIES = {
 
 
 @pytest.mark.slow
-def test_every_answer_in_the_tutorial_is_what_the_command_prints(tmp_path: Path) -> None:
+def test_every_answer_in_the_tutorial_is_what_the_command_prints(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     text = FILE.read_text(encoding="utf-8")
+    history_in(tmp_path / "history", tmp_path_factory)
     with history(tmp_path):
         again = answered(text)
     assert again == text, "run tools/build_tutorial.py"

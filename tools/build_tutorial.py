@@ -35,9 +35,10 @@ def main() -> None:
 
 @contextlib.contextmanager
 def history(place: Path) -> Iterator[None]:
-    """The demo's history below a directory, which the commands find as the tutorial says."""
+    """The demo's history below a directory, which the commands find as the tutorial says; written where it is not."""
     data = place / "history"
-    write(settings.load(None, environ={}, overrides={"data": str(data)}))
+    if not data.exists():
+        write(settings.load(None, environ={}, overrides={"data": str(data)}))
     before = Path.cwd()
     os.chdir(place)
     os.environ["COSTBEARER_DATA"] = "./history"

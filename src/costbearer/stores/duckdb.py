@@ -25,7 +25,16 @@ import pyarrow.compute as pc
 from costbearer.errors import DataDirectoryBusy, StoreFailed
 from costbearer.ledger import AWAITING_RESULT, Entry
 from costbearer.stores import rollups
-from costbearer.stores.ledger_reader import POSITIONS, TOTALS, Position, Reader, alias, quoted, totals_of_rows
+from costbearer.stores.ledger_reader import (
+    POSITIONS,
+    TOTALS,
+    Position,
+    Reader,
+    Statements,
+    alias,
+    quoted,
+    totals_of_rows,
+)
 from costbearer.stores.ledger_schema import CHARGE_COLUMNS, CHARGES, ENTRIES, FINGERPRINT
 from costbearer.stores.rows import Posted, entry_from, table_of
 from costbearer.stores.segments import Totals, charges_of, entries_of
@@ -95,6 +104,7 @@ class Ledger:
         self.notices: list[str] = []
         self.broken: str | None = None
         self._count = readers
+        self._statements = Statements()
         self._settings = {
             **_SETTINGS,
             "memory_limit": f"{memory_mb}MiB",
@@ -401,7 +411,7 @@ class Ledger:
         for _ in range(self._count):
             cursor = connection.cursor()
             cursor.execute(_NO_PROGRESS_BAR)
-            pool.put(Reader(cursor, ibis.duckdb.from_connection(cursor), self.guarded))
+            pool.put(Reader(cursor, ibis.duckdb.from_connection(cursor), self.guarded, self._statements))
         connection.execute(_NO_PROGRESS_BAR)
         # A file that is set aside need not be written first; `close` writes.
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")

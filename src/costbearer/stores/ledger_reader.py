@@ -5,6 +5,8 @@ SQL never comes from outside: what is put into a statement here is a name out of
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
@@ -14,6 +16,8 @@ import duckdb
 import ibis
 import msgspec
 import pyarrow as pa
+from ibis.backends.duckdb.converter import DuckDBPyArrowData
+from ibis.expr import operations
 
 from costbearer import money
 from costbearer.errors import StoreFailed
@@ -30,6 +34,34 @@ POSITIONS: tuple[Column, ...] = (
 )
 
 Guard = Callable[[str], AbstractContextManager[None]]
+
+
+STATEMENTS_MAX = 500
+
+
+class Statements:
+    """The SQL of expressions that were asked before. To make SQL of one takes longer than most answers, and pages ask
+    the same again. Two expressions that are alike are one, whoever built them. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Any, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, backend: Any, expression: Any) -> str | None:
+        """The SQL; None where the expression brings tables of its own, which the engine must be given first."""
+        node = expression.op()
+        with self._lock:
+            if (known := self._known.get(node)) is not None:
+                self._known.move_to_end(node)
+                return known
+        if node.find(operations.InMemoryTable):
+            return None
+        made = str(backend.compile(expression))
+        with self._lock:
+            self._known[node] = made
+            while len(self._known) > STATEMENTS_MAX:
+                self._known.popitem(last=False)
+        return made
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -49,11 +81,12 @@ class Reader:
     Not to be shared between threads.
     """
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, backend: Any, guarded: Guard) -> None:
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, backend: Any, guarded: Guard, statements: Statements) -> None:
         """`guarded` turns the engine's errors, named after what was done, into `StoreFailed`."""
         self._guarded = guarded
         self._cursor = cursor
         self._backend = backend
+        self._statements = statements
         self.entries = _ENTRIES_TABLE
         self.charges = _CHARGES_TABLE
         self.rollups = _ROLLUPS[rollups.CALLS.name]
@@ -66,7 +99,10 @@ class Reader:
             StoreFailed: the engine failed, or the file is damaged; the bookkeeper will rebuild it.
         """
         with self._guarded("a query"):
-            return self._backend.to_pyarrow(expression)
+            if (statement := self._statements.of(self._backend, expression)) is None:
+                return self._backend.to_pyarrow(expression)
+            table = self._cursor.sql(statement).to_arrow_table()
+            return expression.__pyarrow_result__(table, data_mapper=DuckDBPyArrowData)
 
     def sql(self, statement: str, parameters: Sequence[Any] = ()) -> pa.Table:
         """The rows of a statement that is written in this package, values apart."""
