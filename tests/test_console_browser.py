@@ -234,7 +234,9 @@ def test_every_screen_is_accessible_light_and_narrow(site: Site) -> None:
     found: list[str] = []
     with site.visit(reduced_motion="reduce") as page:
         for place, address in enumerate(SCREENS):
-            page.goto(address, wait_until="load")
+            answer = page.goto(address, wait_until="load")
+            if answer is None or answer.status != 200:
+                found.append(f"{address}: {answer and answer.status}")
             if (heavy := page.evaluate(weight)) >= 600_000:
                 found.append(f"{address}: {heavy} bytes")
             if page.locator(".chart").count():

@@ -323,6 +323,33 @@ def test_page_and_files_say_one_total(looking: Reader, path: str) -> None:
     assert "Complete to" in page.text and "Time zone UTC" in page.text
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/keys",
+        "/backfill",
+        "/findings",
+        "/prices?model=gpt-4o",
+        "/prices/model?model=gpt-4o",
+        "/prices/archives?old=bundled",
+        "/views",
+        "/find?q=s",
+    ],
+)
+def test_every_page_that_shows_rows_has_its_twins(looking: Reader, path: str) -> None:
+    page = looking.page(path)
+    assert page.status_code == 200
+    links = [link.replace("&amp;", "&") for link in re.findall(r'class="file" href="([^"]+)"', page.text)]
+    assert {link.partition("?")[0].rpartition(".")[2] for link in links} >= {"csv", "json"}
+    for link in links:
+        file = looking.get(link)
+        assert file.status_code == 200, link
+        if ".json" in link:
+            assert file.json() is not None
+        elif ".csv" in link:
+            assert len(list(csv.reader(io.StringIO(file.text)))) >= 1
+
+
 def test_every_link_of_a_page_leads_somewhere(looking: Reader) -> None:
     """Two steps from Overview and from each screen: nothing that is offered is refused."""
     seen: set[str] = set()

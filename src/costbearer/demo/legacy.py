@@ -81,17 +81,16 @@ def bring_in(config: Config, file: Path) -> int:
 
 
 def audited(config: Config, file: Path) -> list[dict[str, Any]]:
-    """The findings of an audit of the log, as documents."""
+    """The findings of an audit of the log, as documents; the log is known by its name, wherever it lies."""
     prices = load_prices(config.prices_dir)
     with workplace() as work:
         logs = Logs(work)
         try:
-            found: list[dict[str, Any]] = audit(
-                logs, prices.book, Options((str(file),), contract=prices.contract)
-            ).document()["findings"]
+            result = audit(logs, prices.book, Options((str(file),), contract=prices.contract))
         finally:
             logs.close()
-    return found
+    found: list[dict[str, Any]] = result.document()["findings"]
+    return [{**each, "sample": [{**one, "file": file.name} for one in each["sample"]]} for each in found]
 
 
 def _records(prices: Prices) -> Iterator[tuple[dict[str, Any], Decimal | None, Decimal | None]]:

@@ -99,6 +99,7 @@ def prices_router(parts: Parts) -> APIRouter:
             request,
             "price.html",
             title=title,
+            files=_files(f"{PATH}/model", filled((("model", model), ("provider", provider), ("at", at)))),
             found=found,
             cards=[(card, _card(card)) for card in found["cards"]],
             history=[(card, _card(card, "earlier and now: ")) for card in found["history"]],

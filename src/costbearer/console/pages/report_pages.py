@@ -128,7 +128,8 @@ def _ending(form: str) -> str:
 def report_page(request: Request, parts: Parts, screen: Screen, table: Table) -> Response:
     """The page of a report."""
     pairs = request.query_params.multi_items()
-    notes = annotations_of(parts, table.query)
+    # A receipt or a tree is of one moment; what happened on other days is not about it.
+    notes = [] if table.form.ever else annotations_of(parts, table.query)
     chart = charts.chart_of(table, notes)
     return shell.page(
         request,

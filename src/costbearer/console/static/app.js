@@ -116,7 +116,7 @@ const charts = {
     const border = (width, gap) => ({ itemStyle: { borderColor: look.raised, borderWidth: width, gapWidth: gap } });
     return {
       series: [{
-        type: "treemap", data: root, roam: false, nodeClick: false, breadcrumb: { show: false }, top: 0, bottom: 0, left: 0, right: 0,
+        type: "treemap", data: root, animation: false, roam: false, nodeClick: false, breadcrumb: { show: false }, top: 0, bottom: 0, left: 0, right: 0,
         upperLabel: { show: true, height: 20, color: look.text, overflow: "truncate" },
         label: { formatter: (node) => node.name + "\n" + (node.data.text || ""), color: "#fff", lineHeight: 16, overflow: "truncate", textShadowColor: "#000", textShadowBlur: 4 },
         levels: [{ ...border(0, 4), upperLabel: { show: false } }, border(3, 2), border(2, 2), border(1, 1)],
