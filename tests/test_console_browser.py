@@ -162,6 +162,7 @@ def test_a_log_is_pasted_kept_assigned_and_commented_by_two_people(site: Site, t
         for name, content, said in (
             ("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40, "cannot be audited"),
             ("empty.jsonl", b"", "nothing in it"),
+            ("huge.jsonl", b"x" * (60 * 1024 * 1024), "larger than"),
         ):
             ada.goto("/findings")
             ada.set_input_files("input[name=file]", saved(tmp_path, name, content))

@@ -54,7 +54,10 @@ QUESTIONS: list[tuple[str, list[tuple[str, str]]]] = [
     ("coverage", [("limit", "3")]),
     ("explain", [("by", "team,agent")]),
     ("explain", [("by", "customer"), ("limit", "2")]),
+    ("explain", [("by", "team"), ("per", "day")]),
     ("unknown", []),
+    ("entries", [("limit", "5")]),
+    ("entries", [("where", "team=support"), ("sort", "name")]),
     ("session", [("id", "session1")]),
     ("trace", [("id", "trace3")]),
 ]
@@ -143,7 +146,17 @@ def test_every_reports_total_is_the_ledgers(seed: int) -> None:
     entries = randomledger.ledger(seed, 40)
     expected = randomledger.total(entries)
     with reader_of(entries) as reader:
-        for name in ("spend", "top-keys", "chargeback", "agents", "unit-cost", "models", "coverage", "explain"):
+        for name in (
+            "spend",
+            "top-keys",
+            "chargeback",
+            "agents",
+            "unit-cost",
+            "models",
+            "coverage",
+            "explain",
+            "entries",
+        ):
             pairs = ALL if name != "explain" else [*ALL, ("compare", "2026-07-01..2026-09-01")]
             table = reports.answer(reports.question(name, pairs, now=NOW), reader, BESIDE)
             assert table.totals["total_usd"] == expected, name

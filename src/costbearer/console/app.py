@@ -88,6 +88,7 @@ def create_app(
         hosts=[config.text("console.host"), *config.names("console.hosts")],
         public=PUBLIC_PATHS | shell.public() | set(public),
         bodies=bodies,
+        refused=shell.error_page,
     )
     return app
 

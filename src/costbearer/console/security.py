@@ -20,6 +20,7 @@ from http.cookies import CookieError, SimpleCookie
 from types import MappingProxyType
 from urllib.parse import quote, urlsplit
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from costbearer.errors import BodyTooLarge, CostbearerError, FieldInvalid, HeaderInvalid, RateLimited, Unauthorized
@@ -27,6 +28,9 @@ from costbearer.stores.sessions import Session
 
 BODY_BYTES_MAX = 1024 * 1024
 """Administration is small; a larger body is refused by its stated length, or as it comes."""
+
+DRAINED_BYTES_MAX = 1024 * 1024 * 1024
+"""Of a body that is too large; it is thrown away as it comes."""
 
 FAILURES_MAX = 20
 FAILURES_WINDOW_S = 60.0
@@ -119,7 +123,8 @@ class Door:
 
 class Guard:
     """The outermost layer. `hosts` are names the console answers to beside loopback; `public` paths need no token;
-    `session_of` finds the session of a cookie; `bodies` are paths that take more than `body_bytes_max`."""
+    `session_of` finds the session of a cookie; `bodies` are paths that take more than `body_bytes_max`; `refused` makes
+    the page that tells a reader why, who is told in JSON without."""
 
     def __init__(
         self,
@@ -131,8 +136,10 @@ class Guard:
         public: Iterable[str] = (),
         body_bytes_max: int = BODY_BYTES_MAX,
         bodies: Mapping[str, int] = MappingProxyType({}),
+        refused: Callable[[Request, CostbearerError], ASGIApp] | None = None,
     ) -> None:
         self._app = app
+        self._refused = refused
         self._door = door
         self._session_of = session_of
         self._hosts = frozenset(host.lower() for host in hosts)
@@ -164,6 +171,10 @@ class Guard:
         except CostbearerError as error:
             if isinstance(error, Unauthorized) and _by_browser(scope):
                 await _to_sign_in(scope, answer)
+            elif self._refused is not None and _by_browser(scope):
+                if isinstance(error, BodyTooLarge):
+                    await _drained(receive)
+                await self._refused(Request(scope), error)(scope, receive, answer)
             else:
                 await _refuse(error, self._door.wait_s(address_of(scope)), answer)
             return
@@ -252,8 +263,19 @@ def is_page(path: str) -> bool:
 
 def _by_browser(scope: Scope) -> bool:
     """Whether a person can be sent to sign in; a program that asks for a page without a token is told in JSON."""
-    accepted = _single(scope, b"accept") or ""
-    return is_page(scope["path"]) and ("text/html" in accepted or _single(scope, b"hx-request") is not None)
+    headers = {name.lower(): value for name, value in scope["headers"]}
+    return is_page(scope["path"]) and (b"text/html" in headers.get(b"accept", b"") or b"hx-request" in headers)
+
+
+async def _drained(receive: Receive) -> None:
+    """Let a body that is too large come, as far as that is bearable: a browser that is answered while it still sends
+    shows its reader a broken connection and not the answer."""
+    received = 0
+    while received < DRAINED_BYTES_MAX:
+        message = await receive()
+        received += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
 
 
 def _cookie(scope: Scope) -> str:
