@@ -197,8 +197,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entries", type=int, default=ENTRIES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--paint-only", action="store_true", help="leave the ten million entries out")
     given = parser.parse_args()
-    for name, said in [*painted(given.rounds), *beside_the_report(given.entries, given.rounds)]:
+    rows = painted(given.rounds)
+    rows += [] if given.paint_only else beside_the_report(given.entries, given.rounds)
+    for name, said in rows:
         print(f"| {name} | {said} |")
 
 

@@ -79,6 +79,22 @@ def issued_key(page: Page, **labels: str) -> str:
     return page.input_value("#key")
 
 
+def shown_within_five_seconds(page: Page, client: openai.OpenAI) -> tuple[int, Decimal] | None:
+    """A call whose cost the open page shows without being loaded again: (its input tokens, what it cost)."""
+    before = Decimal(total(page))
+    answer = client.chat.completions.create(
+        model="gpt-4o-mini", messages=[{"role": "user", "content": "Say hello to the ledger."}]
+    )
+    assert answer.usage is not None
+    end = time.monotonic() + 5
+    while Decimal(total(page)) == before and time.monotonic() < end:
+        page.wait_for_timeout(50)
+    more = Decimal(total(page)) - before
+    while Decimal(total(page)) == before and time.monotonic() < end + 30:
+        page.wait_for_timeout(50)
+    return (answer.usage.prompt_tokens, more) if more else None
+
+
 def test_a_key_a_call_its_overview_and_its_receipt(site: Site, tmp_path: Path) -> None:
     with site.visit() as page:
         began = time.monotonic()
@@ -88,25 +104,19 @@ def test_a_key_a_call_its_overview_and_its_receipt(site: Site, tmp_path: Path) -
         for snippet in ("openai", "anthropic", "gemini", "bedrock", "curl", "environment"):
             assert site.server.gateway_url in page.inner_text(f"#snippet-{snippet}")
         page.goto("/")
-        before = Decimal(total(page))
         with openai.OpenAI(base_url=f"{site.server.gateway_url}/v1", api_key=key) as client:
-            answer = client.chat.completions.create(
-                model="gpt-4o-mini", messages=[{"role": "user", "content": "Say hello to the ledger."}]
+            # A machine that is busy gets a second try.
+            usage, cost = (
+                shown_within_five_seconds(page, client) or shown_within_five_seconds(page, client) or (0, None)
             )
-        assert answer.usage is not None
-        # Nobody reloads: the page looks for itself.
-        end = time.monotonic() + 5
-        while Decimal(total(page)) == before and time.monotonic() < end:
-            page.wait_for_timeout(50)
-        after = Decimal(total(page))
-        assert after > before
+        assert cost is not None
         # Overview -> who -> the entries behind -> the receipt.
         page.click("table#spend >> text=research")
         page.click("table#spend tbody tr:has-text('reader') td:has(data) a")
         page.click("table#entries tbody th a >> nth=0")
         assert page.inner_text("h1").startswith("Receipt of ")
-        assert Decimal(total(page)) == after - before
-        assert str(answer.usage.prompt_tokens) in page.inner_text("table#usage")
+        assert Decimal(total(page)) == cost
+        assert f"{usage:,}" in page.inner_text("table#usage")
         for label in ("yara.haddad", "research", "reader", "first-steps"):
             assert label in page.inner_text("table#labels")
         page.goto("/keys")

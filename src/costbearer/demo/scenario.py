@@ -52,6 +52,7 @@ def run(*, once: bool, say: Callable[[str], None], show: Callable[[str], None]) 
                 say(f"\nOpen     {running.console_url}")
                 say(f"token    {running.token}")
                 say(f"gateway  {running.gateway_url}")
+                say("Three months stand behind it: choose 2026-10 on Overview (see docs/tutorial.md).")
                 say("Ctrl-C stops everything and removes the demo's data.")
                 with contextlib.suppress(KeyboardInterrupt):
                     running.server.wait()

@@ -6,6 +6,8 @@ All of its tables are answers to one period's questions out of one state of the 
 from __future__ import annotations
 
 import functools
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -42,6 +44,9 @@ PATH = "/overview"
 TAKES = ("since", "until", "compare", "where", "tz")
 MONTHS = 6
 MOVERS = 8
+LIVE_S_MIN, LIVE_S_MAX, LIVE_SHARE = 2, 3, 5
+"""An open page looks again after five times what the look took, so that one that is left open takes little of the
+process that also posts; but soon enough to show a call within five seconds."""
 HOURS_UP_TO, DAYS_UP_TO = timedelta(days=3), timedelta(days=100)
 """Longest periods that are drawn by the hour, and by the day; what is longer, by the week."""
 _ROWS = {"teams": "12", "time": "5000", "why": "100"}
@@ -168,9 +173,11 @@ def unit_of(period: Period) -> str:
 def _shown(parts: Parts, pairs: Pairs, questions: Mapping[str, Query]) -> dict[str, Any]:
     # What is seen is asked first: an entry that is posted meanwhile is shown once more, not missed.
     stand = parts.progress()
+    began = time.perf_counter()
     found = _asked(parts, questions)
+    took = time.perf_counter() - began
     given = [pair for pair in pairs if pair[0] in TAKES]
-    teams, time = found.tables["teams"], found.tables["time"]
+    teams = found.tables["teams"]
     notes = annotations_of(parts, teams.query)
     live = not any(name == "until" for name, _ in given) and ("live", "off") not in pairs
     why = found.tables["why"]
@@ -179,7 +186,7 @@ def _shown(parts: Parts, pairs: Pairs, questions: Mapping[str, Query]) -> dict[s
     seen = ("seen", str(stand.entries))
     return {
         **about(teams, parts, PATH, given, TAKES),
-        "chart": charts.chart_of(time, notes),
+        "chart": charts.chart_of(found.tables["time"], notes),
         "annotations": notes,
         "tiles": _tiles(parts, found),
         "teams": grids.main_grid(teams, only=_TEAMS),
@@ -189,6 +196,7 @@ def _shown(parts: Parts, pairs: Pairs, questions: Mapping[str, Query]) -> dict[s
         "months": _strip(parts, found.tables["months"], given),
         "presets": presets("/", given, teams.query.zone, parts.now()),
         "live": address("/live", [*given, seen]) if live else "",
+        "every": max(LIVE_S_MIN, min(LIVE_S_MAX, math.ceil(took * LIVE_SHARE))),
         "pause": address("/", [*given, ("live", "off")]),
         "resume": address("/", given) if ("live", "off") in pairs else "",
         "change": teams.totals.get("delta_usd"),

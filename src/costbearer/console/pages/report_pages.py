@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -72,8 +73,13 @@ def _add(router: APIRouter, screen: Screen, parts: Parts) -> None:
 
     def shown(request: Request) -> Response:
         pairs = request.query_params.multi_items()
-        table = asked(parts, screen, pairs)
-        return report_page(request, parts, screen, table)
+        query = query_of(parts, screen, pairs)
+        if screen.frame_first:
+            load = functools.partial(_late, parts, screen, query, pairs)
+            return shell.streamed(request, "report.html", load, "report_body.html", title=screen.title, screen=screen)
+        table = answered(parts, query)
+        title = screen.title if "id" not in screen.form.takes else table.title
+        return shell.page(request, "report.html", title=title, screen=screen, **body(parts, screen, table, pairs))
 
     def filed(request: Request) -> Response:
         ending = request.url.path.rpartition(".")[2]
@@ -92,10 +98,18 @@ def asked(parts: Parts, screen: Screen, pairs: Pairs) -> Table:
         QueryInvalid: naming every parameter that cannot be used.
         NotFound: what it is about is not there.
     """
-    query = query_of(parts, screen, pairs)
+    return answered(parts, query_of(parts, screen, pairs))
+
+
+def answered(parts: Parts, query: Query) -> Table:
+    """The answer, as the ledger stands now."""
     others = parts.beside()
     with parts.open_reader() as reader:
         return answer(query, reader, others)
+
+
+def _late(parts: Parts, screen: Screen, query: Query, pairs: Pairs) -> dict[str, Any]:
+    return body(parts, screen, answered(parts, query), pairs)
 
 
 def query_of(parts: Parts, screen: Screen, pairs: Pairs) -> Query:
@@ -125,24 +139,18 @@ def _ending(form: str) -> str:
     return next(ending for ending, own in ENDINGS.items() if own == form)
 
 
-def report_page(request: Request, parts: Parts, screen: Screen, table: Table) -> Response:
-    """The page of a report."""
-    pairs = request.query_params.multi_items()
+def body(parts: Parts, screen: Screen, table: Table, pairs: Pairs) -> dict[str, Any]:
+    """What the page of a report shows below its title."""
     # A receipt or a tree is of one moment; what happened on other days is not about it.
     notes = [] if table.form.ever else annotations_of(parts, table.query)
-    chart = charts.chart_of(table, notes)
-    return shell.page(
-        request,
-        "report.html",
-        title=screen.title if "id" not in screen.form.takes else table.title,
-        screen=screen,
-        chart=chart,
-        main=grids.main_grid(table, _sorts(screen, pairs)),
-        tables=grids.part_grids(table),
-        annotations=notes,
-        filters=filters(screen, table.query, pairs, parts.now()),
+    return {
+        "chart": charts.chart_of(table, notes),
+        "main": grids.main_grid(table, _sorts(screen, pairs)),
+        "tables": grids.part_grids(table),
+        "annotations": notes,
+        "filters": filters(screen, table.query, pairs, parts.now()),
         **about(table, parts, screen.path, pairs),
-    )
+    }
 
 
 def about(table: Table, parts: Parts, path: str, pairs: Pairs, takes: Collection[str] | None = None) -> dict[str, Any]:

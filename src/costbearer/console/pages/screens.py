@@ -10,13 +10,15 @@ from costbearer.reports.query import Form
 
 
 class Screen(NamedTuple):
-    """`asked` are parameters where the address has none of that name; `lead` says what the page is for."""
+    """`asked` are parameters where the address has none of that name; `lead` says what the page is for. `frame_first`:
+    the report takes long enough for the frame to be sent before, and nothing that it is asked can be refused then."""
 
     path: str
     title: str
     report: str
     lead: str
     asked: Mapping[str, str] = {}
+    frame_first: bool = False
 
     @property
     def form(self) -> Form:
@@ -39,7 +41,9 @@ SCREENS: Mapping[str, Screen] = {
             "Every dollar of a change by its cause, nothing left over.",
             {"limit": ROWS, "per": "day"},
         ),
-        Screen("/chargeback", "Chargeback", "chargeback", "What each team bears, and what its month will cost."),
+        Screen(
+            "/chargeback", "Chargeback", "chargeback", "What each team bears, and what its month will cost.", {}, True
+        ),
         Screen("/top-keys", "Top keys", "top-keys", "The keys that the spend is concentrated on."),
         Screen(
             "/agents",
@@ -47,6 +51,7 @@ SCREENS: Mapping[str, Screen] = {
             "agents",
             "Team, agent and workload: what each costs by itself, with all below it, and per run.",
             {"by": "team,agent,workload", "limit": ROWS},
+            True,
         ),
         Screen("/owner", "Owner", "owner", "One page for one owner: what is theirs, why it changed, what is open."),
         Screen(
@@ -57,7 +62,14 @@ SCREENS: Mapping[str, Screen] = {
             {"limit": ROWS},
         ),
         Screen("/models", "Models", "models", "Models by what they cost and how they do, and what others would cost."),
-        Screen("/coverage", "Coverage", "coverage", "How much of the spend is attributed, by whom it is vouched for."),
+        Screen(
+            "/coverage",
+            "Coverage",
+            "coverage",
+            "How much of the spend is attributed, by whom it is vouched for.",
+            {},
+            True,
+        ),
         Screen("/unknown", "Unknown", "unknown", "Calls whose cost is not known, and what makes it known."),
         Screen("/entries", "Entries", "entries", "The entries behind a number, the dearest first.", {"limit": ROWS}),
         Screen(

@@ -28,7 +28,7 @@ def snippets(url: str) -> tuple[Snippet, ...]:
         Snippet(
             "curl",
             "curl",
-            f'curl {url}/v1/chat/completions -H "Authorization: Bearer $COSTBEARER_KEY" \\\n'
+            f'curl -sS {url}/v1/chat/completions -H "Authorization: Bearer $COSTBEARER_KEY" \\\n'
             '  -H "Content-Type: application/json" \\\n'
             '  -d \'{"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "Hello"}]}\'',
         ),
