@@ -8,6 +8,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+import ibis
 
 from costbearer.audit.evidence import Evidence
 from costbearer.audit.finding import Finding
@@ -24,9 +27,22 @@ def book() -> PriceBook:
     return PriceBook.loads(resources.files("costbearer").joinpath("data", "prices.json").read_bytes())
 
 
+_SQL: dict[Any, str] = {}
+_to_sql = ibis.to_sql
+
+
+def _remembered(expression: Any, dialect: str) -> str:
+    """The SQL of an expression that is like one before. To make it takes most of a small audit's time, and the tests
+    ask the same of hundreds of logs; a table in memory has a name of its own and is like no other."""
+    node = expression.op()
+    if node not in _SQL:
+        _SQL[node] = str(_to_sql(expression, dialect=dialect))
+    return _SQL[node]
+
+
 @contextmanager
 def engine(limits: Limits = Limits()) -> Iterator[Logs]:  # noqa: B008
-    with workplace() as work:
+    with workplace() as work, patch.object(ibis, "to_sql", _remembered):
         logs = Logs(work, limits)
         try:
             yield logs

@@ -95,7 +95,7 @@ def shown_within_five_seconds(page: Page, client: openai.OpenAI) -> tuple[int, D
     return (answer.usage.prompt_tokens, more) if more else None
 
 
-def test_a_key_a_call_its_overview_and_its_receipt(site: Site, tmp_path: Path) -> None:
+def test_a_key_a_call_its_overview_and_its_receipt(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with site.visit() as page:
         began = time.monotonic()
         key = issued_key(page, owner="yara.haddad", team="research", agent="reader", workload="first-steps")
@@ -103,6 +103,7 @@ def test_a_key_a_call_its_overview_and_its_receipt(site: Site, tmp_path: Path) -
         assert key.startswith("cbk_")
         for snippet in ("openai", "anthropic", "gemini", "bedrock", "curl", "environment"):
             assert site.server.gateway_url in page.inner_text(f"#snippet-{snippet}")
+        ready = [page.inner_text(f"#snippet-{name}") for name in ("openai", "anthropic")]
         page.goto("/")
         with openai.OpenAI(base_url=f"{site.server.gateway_url}/v1", api_key=key) as client:
             # A machine that is busy gets a second try.
@@ -119,6 +120,12 @@ def test_a_key_a_call_its_overview_and_its_receipt(site: Site, tmp_path: Path) -
         assert f"{usage:,}" in page.inner_text("table#usage")
         for label in ("yara.haddad", "research", "reader", "first-steps"):
             assert label in page.inner_text("table#labels")
+        monkeypatch.setenv("COSTBEARER_KEY", key)
+        for lines in ready:
+            made: dict[str, Any] = {}
+            exec(lines, made)
+            assert made["answer"].usage.model_dump()
+            made["client"].close()
         page.goto("/keys")
         assert re.search(r"first-steps.*active.*in 8\d days.*2026-", page.inner_text("table#keys"), re.S)
 

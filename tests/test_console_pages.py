@@ -108,6 +108,15 @@ def test_the_cookie_is_for_this_site_and_no_script(guest: Reader, config: Config
     assert "Secure" in secure.headers["set-cookie"]
 
 
+def test_cookies_of_others_on_this_host_hide_nothing(reader: Reader) -> None:
+    own = reader.cookies[COOKIE]
+    reader.cookies.clear()
+    for others in ('prefs={"a":[1,2]}; bad cookie; =x', "a=1", "\xe9=\xe9", "x=" + "y" * 3000):
+        header = f"{others}; {COOKIE}={own}".encode("latin-1")
+        answer = reader.get("/help", headers=[(b"accept", b"text/html"), (b"cookie", header)], follow_redirects=False)
+        assert answer.status_code == 200, others
+
+
 def test_a_wrong_token_is_said_counted_and_never_let_in(guest: Reader, config: Config) -> None:
     for _ in range(FAILURES_MAX):
         answer = guest.sign_in("cba_wrong")

@@ -16,7 +16,6 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from http.cookies import CookieError, SimpleCookie
 from types import MappingProxyType
 from urllib.parse import quote, urlsplit
 
@@ -279,15 +278,14 @@ async def _drained(receive: Receive) -> None:
 
 
 def _cookie(scope: Scope) -> str:
-    """The session's cookie; "" where there is none. Browsers may send several Cookie headers over HTTP/2."""
+    """The session's cookie; "" where there is none. Other servers on this host set cookies of any shape, which must not
+    hide ours: so not the standard library's parser, which stops at the first that is out of shape."""
     for name, value in scope["headers"]:
         if name.lower() == b"cookie":
-            try:
-                found = SimpleCookie(value.decode("latin-1")).get(COOKIE)
-            except CookieError:
-                continue
-            if found is not None:
-                return found.value
+            for pair in value.decode("latin-1").split(";"):
+                key, _, text = pair.partition("=")
+                if key.strip() == COOKIE:
+                    return str(text.strip())
     return ""
 
 

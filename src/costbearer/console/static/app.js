@@ -46,7 +46,7 @@ const charts = {
     }
     return {
       legend: { type: "scroll", bottom: 0, textStyle: { color: look.text } },
-      grid: { left: 8, right: 8, top: 16, bottom: 36, containLabel: true },
+      grid: { left: 8, right: 32, top: 16, bottom: 36, containLabel: true },
       xAxis: { type: "category", data: data.labels, axisLabel: { hideOverlap: true } },
       yAxis: { type: "value", axisLabel: { formatter: dollars }, splitLine: look.split },
       series,
@@ -91,7 +91,7 @@ const charts = {
       yAxis: { type: "value", min: floor, axisLabel: { formatter: dollars }, splitLine: look.split },
       series: [
         { type: "bar", stack: "all", silent: true, itemStyle: { color: "transparent" }, data: base },
-        { type: "bar", stack: "all", name: series.name, data: shown, label: { show: true, position: "top", color: look.text, formatter: (bar) => bar.data.text } },
+        { type: "bar", stack: "all", name: series.name, data: shown, label: { show: !look.narrow, position: "top", color: look.text, formatter: (bar) => bar.data.text } },
       ],
     };
   },
