@@ -463,10 +463,30 @@ def test_a_page_of_very_many_groups_stays_a_page(tmp_path: Path) -> None:
         few = reader.page("/explore?by=feature&since=2020-01")
         assert few.text.count("<tr>") < 110 and "(the rest)" in few.text
         many = reader.page("/explore?by=feature&since=2020-01&limit=100000")
-        assert "5,000 more rows are in the files" in many.text
+        assert "5,500 more rows are in the files" in many.text
         rows = list(csv.DictReader(io.StringIO(reader.get("/explore.csv?by=feature&since=2020-01&limit=100000").text)))
         total = re.search(r'id="total" value="([^"]+)"', many.text)
         assert total is not None and sum(Decimal(row["cost_usd"]) for row in rows) == Decimal(total[1])
+
+
+def test_what_is_said_of_a_chart_is_so_in_any_order_and_behind_a_limit(looking: Reader) -> None:
+    rows = list(csv.DictReader(io.StringIO(looking.get(f"/explore.csv?by=team&{EVER}").text)))
+    most = max(rows, key=lambda row: Decimal(row["cost_usd"]))["team"]
+    for order in ("cost", "name"):
+        caption = re.search(
+            r"<figcaption>(.*?)</figcaption>", looking.page(f"/explore?by=team&sort={order}&{EVER}").text
+        )
+        assert caption is not None
+        assert ("Nobody" if most == "(none)" else most.replace("'", "&#39;")) in caption[1], caption[1]
+    whole = looking.page(f"/explore?by=day,agent&{EVER}").text
+    assert "not drawn" not in whole and "(the rest)" not in whole
+    cut = looking.page(f"/explore?by=day,agent&limit=20&{EVER}").text
+    assert "behind the limit is not drawn" in cut
+
+
+def test_one_overview_asks_about_one_period(looking: Reader) -> None:
+    tables = looking.get("/overview.json").json()["tables"]
+    assert len({table["until"] for table in tables.values()}) == 1
 
 
 def test_live_is_quiet_where_nothing_happened(looking: Reader) -> None:

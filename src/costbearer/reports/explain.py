@@ -75,7 +75,7 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
             *([per_day[name]] if daily else []),
         )
         for name, meaning in CAUSES.items()
-        if sums[name]
+        if sums[name] or per_day[name]
     ]
     rows.sort(key=lambda row: (-abs(row[3]), list(CAUSES).index(row[0])))
     return Table(

@@ -82,9 +82,13 @@ def stacked(table: Table, time: str, marks: Sequence[Mark]) -> Chart | None:
     others = [place for place, name in enumerate(table.query.by) if name != time]
     sums: dict[str, dict[str, Decimal]] = {}
     labels: dict[str, None] = {}
+    rest = money.ZERO
     for row in table.rows:
         label, cost = str(row[at]), _cell(table, row, "cost_usd")
-        if label == REST or not isinstance(cost, Decimal):
+        if not isinstance(cost, Decimal):
+            continue
+        if label == REST:
+            rest = cost
             continue
         labels[label] = None
         name = " / ".join(str(row[place]) for place in others) or "cost"
@@ -110,6 +114,9 @@ def stacked(table: Table, time: str, marks: Sequence[Mark]) -> Chart | None:
     top = max(ordered, key=lambda label: days[label])
     said = f"Spend per {time}: {money.display(days[top])} on {top}, the dearest of {len(ordered):,}"
     first = f"; {visible(ranked[0])} has the most, {money.display(whole[ranked[0]])}." if others else "."
+    if rest:
+        # Days without their smaller rows are no days: whoever looks must know that they are not whole.
+        first += f" {money.display(rest)} behind the limit is not drawn: ask for more rows."
     return Chart("stacked", said + first, tuple(ordered), series, _placed(marks, time, ordered))
 
 
@@ -239,9 +246,11 @@ def _series(name: str, costs: Sequence[Decimal], hrefs: Sequence[str]) -> dict[s
 def _most(table: Table, named: Sequence[tuple[str, Any, Cell]]) -> str:
     """Who has the most, and how much of the whole that is."""
     whole = table.totals.get("total_usd")
-    name, _, cost = named[0]
-    if not isinstance(cost, Decimal) or not isinstance(whole, Decimal):
+    own = [(cost, name) for name, row, cost in named if isinstance(cost, Decimal) and REST not in row]
+    if not own or not isinstance(whole, Decimal):
         return table.title
+    # Not the first row: rows may be in the order of their names or of their change.
+    cost, name = max(own, key=lambda each: each[0])
     part = shown_cell(money.share(cost, whole), "share")
     who = "Nobody (no label)" if name == NONE else name
     return f"{who} has the most: {money.display(cost)} of {money.display(whole)}, {part}."

@@ -10,7 +10,7 @@ from costbearer.console.pages.links import BEHIND, IDS, Links, address, one
 from costbearer.reports.dimensions import DIMENSIONS, NONE, REST
 from costbearer.reports.table import AMOUNTS, TEXTS, Cell, Column, Part, Table, exact, shown_row, total_row, visible
 
-ROWS_MAX = 1000
+ROWS_MAX = 500
 """Rows that a page shows however many were asked for; the files have all of them."""
 CHARS_MAX = 120
 """Longer texts are cut on the page; the whole is in the cell's title and in the files."""

@@ -65,9 +65,9 @@ class Links:
     def __init__(self, query: Query) -> None:
         self.query = query
 
-    def behind(self, buckets: Mapping[str, str] | None = None, more: Pairs = (), *, path: str = "/entries") -> str:
+    def behind(self, buckets: Mapping[str, str] | None = None, more: Pairs = ()) -> str:
         """The entries of the question, of some buckets of it."""
-        return address(path, [*self.where(buckets or {}, more), *self.times()])
+        return address("/entries", [*self.where(buckets or {}, more), *self.times()])
 
     def inside(self, buckets: Mapping[str, str], path: str = "/explore") -> str:
         """What is inside of buckets, by the next dimension that is not asked yet."""

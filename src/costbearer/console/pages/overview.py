@@ -34,7 +34,6 @@ from costbearer.console.pages.report_pages import (
 from costbearer.errors import QueryInvalid
 from costbearer.reports import question
 from costbearer.reports.coverage import LIMIT_SHARE, Attention, attention
-from costbearer.reports.dimensions import NONE
 from costbearer.reports.periods import Period, month_of, months_later
 from costbearer.reports.query import Query
 from costbearer.reports.table import Part, Table, calls, shown_cell
@@ -137,16 +136,20 @@ def _questions(parts: Parts, pairs: Pairs) -> dict[str, Query]:
     plain = [pair for pair in given if pair[0] != "compare"]
     compared = given if len(given) > len(plain) else [*given, ("compare", "previous")]
 
+    now = parts.now()
+
     def ask(report: str, pairs: Pairs, *more: tuple[str, str]) -> Query:
-        return question(report, [*pairs, *more], now=parts.now(), home=parts.home)
+        return question(report, [*pairs, *more], now=now, home=parts.home)
 
     teams = ask("spend", compared, ("by", "team"), ("limit", _ROWS["teams"]))
     by = f"{unit_of(teams.period)},team"
+    kept = [pair for pair in plain if pair[0] in {"where", "tz"}]
+    first = months_later(month_of(now, parts.home).since, 1 - MONTHS)
     return {
         "teams": teams,
         "time": ask("spend", plain, ("by", by), ("sort", "name"), ("limit", _ROWS["time"])),
         "why": ask("explain", compared, ("by", "team,agent,workload"), ("limit", _ROWS["why"])),
-        "months": _months(parts, [pair for pair in plain if pair[0] in {"where", "tz"}]),
+        "months": ask("spend", kept, ("by", "month"), ("since", first.isoformat()), ("sort", "name")),
     }
 
 
@@ -156,12 +159,6 @@ def _asked(parts: Parts, questions: Mapping[str, Query]) -> Overview:
     with parts.open_reader() as reader:
         tables = tables_of(reader, others, questions)
         return Overview(tables, attention(reader, replace(questions["teams"], compare=None)))
-
-
-def _months(parts: Parts, kept: Pairs) -> Query:
-    first = months_later(month_of(parts.now(), parts.home).since, 1 - MONTHS)
-    pairs = [*kept, ("by", "month"), ("since", first.isoformat()), ("sort", "name")]
-    return question("spend", pairs, now=parts.now(), home=parts.home)
 
 
 def unit_of(period: Period) -> str:
@@ -235,7 +232,6 @@ def _tiles(parts: Parts, found: Overview) -> list[Tile]:
     unknown, bound = int(teams.totals["unknown_calls"] or 0), teams.totals["unknown_bound_usd"]
     most = f", at most {money.display(bound)}" if isinstance(bound, Decimal) else ", without a bound"
     open_ = [each for each in parts.findings.all() if each.status not in ENDED]
-    nobody = address("/explore", [("by", "key"), ("where", f"owner={NONE}"), *period])
     failed = address(
         "/explore", [("by", "agent,day"), ("where", "status=error"), ("where", "status=cancelled"), *period]
     )
@@ -248,7 +244,7 @@ def _tiles(parts: Parts, found: Overview) -> list[Tile]:
             "unattributed",
             seen.unattributed_usd,
             f"is nobody's, {shown_cell(share, 'share')}",
-            nobody if seen.unattributed_usd else address("/coverage", period),
+            address("/coverage", period),
             alarm=share is not None and share > float(LIMIT_SHARE),
         ),
         Tile("unknown", calls(unknown), f"of unknown cost{most if unknown else ''}", address("/unknown", period)),

@@ -14,7 +14,7 @@ from costbearer.console.api_reports import MEDIA, made
 from costbearer.console.pages import charts, grids, shell
 from costbearer.console.pages.links import address
 from costbearer.console.pages.parts import Parts
-from costbearer.console.pages.screens import SCREENS, Screen
+from costbearer.console.pages.screens import ROWS_OVER_TIME, SCREENS, Screen
 from costbearer.errors import QueryInvalid
 from costbearer.reports import answer, question
 from costbearer.reports.beside import Beside
@@ -115,7 +115,11 @@ def _late(parts: Parts, screen: Screen, query: Query, pairs: Pairs) -> dict[str,
 def query_of(parts: Parts, screen: Screen, pairs: Pairs) -> Query:
     """The question: what the address says, and the screen's own for what it does not."""
     given = {name for name, _ in pairs}
-    usual = [(name, text) for name, text in screen.asked.items() if name not in given]
+    asked = dict(screen.asked)
+    by = ",".join(text for name, text in pairs if name == "by").split(",")
+    if asked.get("limit") and any(name in DIMENSIONS and DIMENSIONS[name].unit for name in by):
+        asked["limit"] = ROWS_OVER_TIME
+    usual = [(name, text) for name, text in asked.items() if name not in given]
     return question(screen.report, [*usual, *pairs], now=parts.now(), home=parts.home)
 
 

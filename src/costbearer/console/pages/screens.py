@@ -25,8 +25,9 @@ class Screen(NamedTuple):
         return REPORTS[self.report].form
 
 
-ROWS = "100"
-"""Rows of a page unless the address asks for more: what lies behind is one row, and the files have all of them."""
+ROWS, ROWS_OVER_TIME = "100", "5000"
+"""Rows that a page asks for unless its address says how many: what lies behind is one row, and the files have all of
+them. Along time all are wanted: a day without its smaller rows is no day."""
 
 SCREENS: Mapping[str, Screen] = {
     screen.path: screen
