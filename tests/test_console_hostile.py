@@ -55,6 +55,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 asked = urlencode({"where": f"team={text}"})
                 view = {"name": text[:60], "page": "/explore", "parameters": asked, "description": text}
                 client.post("/api/v1/views", json=view)
+        for kind, least in (("keys", 20), ("views", 20), ("annotations", 20)):
+            kept = server.api("GET", f"/api/v1/{kind}")[kind]
+            assert len(kept) >= least, kind
         log = "\n".join(json.dumps(record(number, text)) for number, text in enumerate(TEXTS[:80]))
         found = server.api(
             "POST", "/api/v1/audits", params={"keep": "true", "name": "<img src=x onerror=alert(1)>.jsonl"}, content=log

@@ -1,26 +1,20 @@
 """Takes the pictures under docs/screenshots: every screen of the console over the demo's history, light, dark, narrow.
 
-`python tools/screenshots.py [DIR]` needs Chromium; look at what it made before it is committed.
+`python -m tools.screenshots [DIR]` needs Chromium; look at what it made before it is committed.
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from costbearer import config as settings
-from costbearer.demo.history import write
+from bench.pages import PORT, demo_console
 
 PLACE = Path(__file__).parent.parent / "docs" / "screenshots"
-PORT = 4391
 OCTOBER = "since=2026-10&until=2026-11"
 SCREENS = {
     "overview": f"/?{OCTOBER}",
@@ -64,32 +58,11 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     place = Path(sys.argv[1]) if len(sys.argv) > 1 else PLACE
     place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as directory:
-        data = Path(directory) / "data"
-        write(settings.load(None, environ={}, overrides={"data": str(data)}))
-        command = [sys.executable, "-m", "costbearer", "console", "--data", str(data), "--console-port", str(PORT)]
-        server = subprocess.Popen(command, cwd=directory)
-        try:
-            await_ready()
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-                for look in LOOKS:
-                    take(browser, look, (data / "admin-token").read_text().strip(), place)
-                browser.close()
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def await_ready() -> None:
-    for _ in range(300):
-        try:
-            if httpx2.get(f"http://127.0.0.1:{PORT}/readyz").status_code == 200:
-                return
-        except httpx2.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit("the console did not start")
+    with demo_console() as token, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for look in LOOKS:
+            take(browser, look, token, place)
+        browser.close()
 
 
 def take(browser: Browser, look: str, token: str, place: Path) -> None:

@@ -22,8 +22,10 @@ def note(
     at: datetime,
     after: Mapping[str, object] | None,
     before: Mapping[str, object] | None = None,
+    key_id: str | None = None,
 ) -> None:
-    """Write down who did what; `before` and `after` are documents without a secret."""
+    """Write down who did what, to which key where it is about one; `before` and `after` are documents without a
+    secret."""
     connection.execute(
         insert(audit_log).values(
             at=at,
@@ -31,6 +33,7 @@ def note(
             source=actor.source,
             request_id=actor.request_id,
             action=action,
+            key_id=key_id,
             before=None if before is None else json.dumps(dict(before), ensure_ascii=False),
             after=None if after is None else json.dumps(dict(after), ensure_ascii=False),
         )

@@ -36,6 +36,7 @@ from costbearer.keys import (
 from costbearer.labels import Labels, check_labels
 from costbearer.ledger import LABELS
 from costbearer.stores import secrets
+from costbearer.stores.acts import note
 from costbearer.stores.control_schema import audit_log, issued_once, key_labels, key_secrets, keys, peppers
 from costbearer.stores.sqlite import Database, Revision, exclusive
 
@@ -386,18 +387,8 @@ class Control:
         before: KeyRecord | None,
         after: KeyRecord,
     ) -> None:
-        connection.execute(
-            insert(audit_log).values(
-                at=now,
-                who=actor.who,
-                source=actor.source,
-                request_id=actor.request_id,
-                action=action,
-                key_id=after.key_id,
-                before=None if before is None else json.dumps(view(before, now), ensure_ascii=False),
-                after=json.dumps(view(after, now), ensure_ascii=False),
-            )
-        )
+        was = None if before is None else view(before, now)
+        note(connection, actor, action, now, view(after, now), was, key_id=after.key_id)
 
 
 def _refuse_rotation(record: KeyRecord, rotation: Rotation, now: datetime) -> None:

@@ -6,7 +6,7 @@ import functools
 import gzip
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from importlib import resources
 from typing import Any, NamedTuple
@@ -169,7 +169,7 @@ def session_of(request: Request) -> Session | None:
     return found
 
 
-def error_page(request: Request, error: CostbearerError, advice: Iterable[tuple[str, str]] = ()) -> HTMLResponse:
+def error_page(request: Request, error: CostbearerError) -> HTMLResponse:
     """What is wrong, where, and how to mend it; every faulty parameter at once."""
     fields = error.fields if isinstance(error, FieldInvalid) else {}
     return page(
@@ -180,5 +180,4 @@ def error_page(request: Request, error: CostbearerError, advice: Iterable[tuple[
         code=error.code,
         message=error.message,
         fields=fields,
-        advice=list(advice),
     )
