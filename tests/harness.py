@@ -1,7 +1,7 @@
 """The gateway in one process: a real worker, journal and upstream pool, and a fake wire to the caller.
 
-What Granian does (HTTP parsing, workers) is tested with real processes elsewhere; here the order of things is under the
-test's control, so that every way a call can end can be tried quickly.
+What sockets and processes do is tested elsewhere; here the order of things is under the test's control, so that every
+way a call can end can be tried quickly.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from costbearer import money
 from costbearer.config import Config, load
 from costbearer.contract import Prices
 from costbearer.dialects.registry import all_dialects
+from costbearer.errors import CallRefused
 from costbearer.forms import draft
 from costbearer.frames import FrameAt, Intent, Outcome, read_frames
 from costbearer.gateway import pipeline
+from costbearer.gateway.edge import Leaver
+from costbearer.gateway.http1 import Head, HeadReader
 from costbearer.gateway.worker import Worker
 from costbearer.journal import JournalWriter
 from costbearer.keys import KeyRing
@@ -37,76 +40,72 @@ ACTOR = Actor(who="test", source="test", request_id="test")
 BOOK = PriceBook.loads(archive.bundled())
 
 
-class WireClosed(RuntimeError):
-    """What Granian raises when the caller's connection has ended."""
+def head_of(method: str, path: str, headers: list[tuple[str, str]]) -> Head:
+    """The head as the gateway reads it off the bytes that a caller sends.
 
-
-class Headers:
-    def __init__(self, items: list[tuple[str, str]]) -> None:
-        self._items = items
-
-    def items(self) -> list[tuple[str, str]]:
-        return self._items
-
-
-class FakeScope:
-    def __init__(self, method: str, path: str, headers: list[tuple[str, str]], client: str = "127.0.0.1:5000") -> None:
-        self.method = method
-        self.path, _, self.query_string = path.partition("?")
-        self.client = client
-        self.http_version = "1.1"
-        self.headers = Headers(headers)
+    Raises:
+        CallRefused: it does not read them.
+    """
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    return HeadReader().read("\r\n".join(lines).encode())
 
 
 class FakeWire:
     """The caller's side. `leave()` closes it; `leave_after` does once so many bytes of a stream have been taken."""
 
-    def __init__(self, body: bytes = b"", *, leave_after: int | None = None, stall_body: bool = False) -> None:
-        self._body = body
-        self._gone = asyncio.Event()
+    def __init__(self, data: bytes = b"", *, leave_after: int | None = None, fault: CallRefused | None = None) -> None:
+        """`fault`: the body does not come whole, and that is why."""
+        self._data = data
+        self._fault = fault
         self._leave_after = leave_after
-        self._stall = stall_body
+        self.gone = False
+        self.paused = False
+        self.caller: Leaver | None = None
         self.status: int | None = None
         self.headers: dict[str, str] = {}
         self.body = b""
         self.pieces: list[bytes] = []
+        self.whole = False
         self.on_send: Callable[[bytes], None] | None = None
 
-    async def __call__(self) -> bytes:
-        if self._stall:
-            await self._gone.wait()
-            raise WireClosed("closed")
-        return self._body
+    def arrived(self) -> bytes | None:
+        return None if self._fault else self._data
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._body), 1000):
-            yield self._body[start : start + 1000]
-        if self._stall:
-            await self._gone.wait()
-
-    async def client_disconnect(self) -> None:
-        await self._gone.wait()
+    async def read_body(self) -> bytes:
+        assert self._fault is not None
+        raise self._fault
 
     def leave(self) -> None:
-        self._gone.set()
+        self.gone = True
+        if self.caller is not None:
+            self.caller.leave()
 
-    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        self.status, self.headers, self.body = status, dict(headers), body
+    def respond(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.status, self.headers, self.body, self.whole = status, dict(headers), body, True
 
-    def response_stream(self, status: int, headers: list[tuple[str, str]]) -> FakeWire:
+    def begin(self, status: int, headers: list[tuple[str, str]]) -> None:
         self.status, self.headers = status, dict(headers)
-        return self
 
-    async def send_bytes(self, data: bytes) -> None:
-        if self._gone.is_set():
-            raise WireClosed("closed")
+    def send(self, data: bytes) -> None:
+        if self.gone:
+            return
         if self.on_send is not None:
             self.on_send(data)
         self.pieces.append(data)
         self.body += data
         if self._leave_after is not None and len(self.body) >= self._leave_after:
             self.leave()
+
+    def end(self, data: bytes) -> None:
+        if data:
+            self.send(data)
+        self.whole = not self.gone
+
+    async def drained(self) -> None:
         await asyncio.sleep(0)
+
+    def abort(self) -> None:
+        self.leave()
 
     @property
     def json(self) -> Any:
@@ -137,7 +136,6 @@ class Gateway:
         key: str | None = None,
         wire: FakeWire | None = None,
         leave_after: int | None = None,
-        client: str = "127.0.0.1:5000",
     ) -> FakeWire:
         """One request, to its end."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -146,11 +144,12 @@ class Gateway:
         if path.startswith("/v1/messages"):
             credential.append(("anthropic-version", "2023-06-01"))
         standard = [("host", "gateway"), ("content-type", "application/json"), ("content-length", str(len(data)))]
-        await pipeline.serve(
-            self.worker,
-            FakeScope(method, path, [*standard, *(credential if headers is None else headers)], client),
-            wire,
-        )
+        try:
+            head = head_of(method, path, [*standard, *(credential if headers is None else headers)])
+        except CallRefused as refused:
+            pipeline.refuse(self.worker, wire, refused)
+        else:
+            await pipeline.serve(self.worker, head, wire)
         return wire
 
     def frames(self) -> list[Intent | Outcome]:
@@ -238,4 +237,4 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-__all__ = ["ACTOR", "BOOK", "FakeScope", "FakeWire", "Gateway", "KeyRing", "gateway", "make_config", "now", "run"]
+__all__ = ["ACTOR", "BOOK", "FakeWire", "Gateway", "KeyRing", "gateway", "head_of", "make_config", "now", "run"]

@@ -77,7 +77,6 @@ HOMES: dict[str, set[str]] = {
     "alembic": {"stores"},
     "sqlite3": {"stores"},
     "ibis": {"stores", "reports", "rerate", "restate", "standing", "amortise", "logformats", "audit"},
-    "granian": {"gateway"},
     "httptools": {"gateway", "simulator"},
     "fastapi": {"console", "console_process"},
     "click": {"cli"},

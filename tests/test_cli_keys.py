@@ -293,7 +293,7 @@ def test_help_lists_every_command_and_each_has_help_of_its_own() -> None:
 
 
 def test_listing_the_commands_and_the_version_import_nothing_heavy() -> None:
-    heavy = ("sqlalchemy", "alembic", "fastapi", "duckdb", "ibis", "pyarrow", "granian", "httpx2", "rich", "uvicorn")
+    heavy = ("sqlalchemy", "alembic", "fastapi", "duckdb", "ibis", "pyarrow", "httpx2", "rich", "uvicorn")
     script = (
         "import sys\nfrom costbearer.cli import root\n"
         "for arguments in (['--help'], ['version'], ['keys', '--help']):\n"

@@ -7,15 +7,15 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from costbearer.config import Config
 from costbearer.forms import draft, rotation
-from costbearer.gateway.edge import HEADER_BYTES_MAX, HEADERS_MAX
+from costbearer.gateway import pipeline
+from costbearer.gateway.http1 import HEAD_BYTES_MAX, HEADERS_MAX
 from costbearer.simulator import RunningSimulator, running_simulator
-from tests.harness import ACTOR, LABELS, FakeWire, gateway, make_config, run
+from tests.harness import ACTOR, LABELS, FakeWire, gateway, head_of, make_config, run
 
 CHAT = {
     "model": "gpt-4o-mini",
@@ -52,10 +52,10 @@ HEADER_CASES: dict[str, tuple[Callable[[str], list[tuple[str, str]]], int, str]]
     "two traceparents": (lambda key: [*bearer(key), ("traceparent", "a"), ("traceparent", "b")], 400, "header_invalid"),
     "too many headers": (
         lambda key: [*bearer(key), *((f"x-{n}", "v") for n in range(HEADERS_MAX))],
-        400,
-        "header_invalid",
+        431,
+        "headers_too_large",
     ),
-    "too large headers": (lambda key: [*bearer(key), ("x-big", "v" * HEADER_BYTES_MAX)], 400, "header_invalid"),
+    "too large headers": (lambda key: [*bearer(key), ("x-big", "v" * HEAD_BYTES_MAX)], 431, "headers_too_large"),
     "malformed tag header": (lambda key: [*bearer(key), ("x-costbearer-tags", "no colon")], 400, "tag_malformed"),
 }
 
@@ -128,48 +128,8 @@ def test_a_wrong_content_type_is_refused(config: Config) -> None:
         async with gateway(config) as running:
             wire = FakeWire(b"a=b")
             headers = [("host", "h"), ("content-type", "application/x-www-form-urlencoded"), *bearer(running.key)]
-            from costbearer.gateway import pipeline
-            from tests.harness import FakeScope
-
-            await pipeline.serve(running.worker, FakeScope("POST", "/v1/chat/completions", headers), wire)
+            await pipeline.serve(running.worker, head_of("POST", "/v1/chat/completions", headers), wire)
             assert (wire.status, wire.error_code) == (400, "body_invalid")
-
-    run(body)
-
-
-def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(
-    tmp_path: Path, simulator: RunningSimulator
-) -> None:
-    config = make_config(
-        tmp_path, simulator.openai_base_url, simulator.anthropic_base_url, **{"gateway.body_bytes_max": 2000}
-    )
-    data = json.dumps({**CHAT, "messages": [{"role": "user", "content": "x" * 3000}]}).encode()
-
-    async def body() -> None:
-        from costbearer.gateway import pipeline
-        from tests.harness import FakeScope
-
-        async with gateway(config) as running:
-            said = await running.ask(data)
-            assert (said.status, said.error_code) == (413, "body_too_large")
-            unsaid = FakeWire(data)
-            headers = [("host", "h"), ("content-type", "application/json"), *bearer(running.key)]
-            await pipeline.serve(running.worker, FakeScope("POST", "/v1/chat/completions", headers), unsaid)
-            assert (unsaid.status, unsaid.error_code) == (413, "body_too_large")
-
-    run(body)
-
-
-def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, simulator: RunningSimulator) -> None:
-    config = make_config(
-        tmp_path, simulator.openai_base_url, simulator.anthropic_base_url, **{"gateway.body_timeout_s": 0.1}
-    )
-
-    async def body() -> None:
-        async with gateway(config) as running:
-            wire = await running.ask(CHAT, wire=FakeWire(b"", stall_body=True))
-            assert (wire.status, wire.error_code) == (400, "body_invalid")
-            assert "0.1 s" in wire.json["error"]["message"]
 
     run(body)
 
@@ -178,14 +138,12 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, simulator: Runnin
     ("method", "path"),
     [
         ("POST", "/v1/fine_tuning/jobs"),
-        ("GET", "/v1/chat/completions"),
-        ("TRACE", "/v1/chat/completions"),
+        ("DELETE", "/v1/chat/completions"),
         ("POST", "/v1/../v1/chat/completions"),
         ("POST", "//v1/chat/completions"),
         ("POST", "/v1/chat/completions/"),
         ("POST", "/V1/chat/completions"),
-        ("POST", "/v1/chat/completions\x00"),
-        ("GET", "/"),
+        ("POST", "/"),
     ],
 )
 def test_what_is_not_metered_is_not_passed_through(method: str, path: str, config: Config) -> None:
@@ -237,27 +195,6 @@ def test_both_secrets_of_a_rotated_key_belong_to_one_key(config: Config) -> None
             assert (await running.ask(CHAT)).status == 200
             assert (await running.ask(CHAT, key=rotated.text)).status == 200
             assert {entry.key_id for entry in running.entries()} == {key_id}
-
-    run(body)
-
-
-def test_one_address_may_not_take_every_connection(tmp_path: Path, simulator: RunningSimulator) -> None:
-    import asyncio
-
-    limit: dict[str, Any] = {"gateway.connections_per_client_max": 2}
-    config = make_config(tmp_path, simulator.openai_base_url, simulator.anthropic_base_url, **limit)
-    slow = {**CHAT, "messages": [{"role": "user", "content": "Take your time. [[sim:first_byte_ms=300]]"}]}
-
-    async def body() -> None:
-        async with gateway(config) as running:
-            first = [asyncio.create_task(running.ask(slow)) for _ in range(2)]
-            await asyncio.sleep(0.1)
-            third = await running.ask(slow)
-            assert (third.status, third.error_code) == (429, "rate_limited")
-            other = await running.ask(slow, client="127.0.0.2:5000")
-            assert other.status == 200
-            assert [wire.status for wire in await asyncio.gather(*first)] == [200, 200]
-            assert (await running.ask(CHAT)).status == 200
 
     run(body)
 

@@ -21,7 +21,7 @@ from costbearer.ledger import AWAITING_RESULT
 from costbearer.settlements import settlement
 from costbearer.simulator import Line, RunningSimulator, running_simulator
 from costbearer.usage import Usage
-from tests.harness import BOOK, FakeScope, FakeWire, Gateway, gateway, make_config, run
+from tests.harness import BOOK, FakeWire, Gateway, gateway, head_of, make_config, run
 
 LONG = "A ledger that cannot be recomputed is an opinion; one that can is a proof. " * 120
 WEATHER: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -48,10 +48,9 @@ class Bridge(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         body = await request.aread()
         headers = [(name.lower(), value) for name, value in request.headers.items()]
-        scope = FakeScope(request.method, request.url.path, headers)
-        scope.query_string = request.url.query.decode()
+        head = head_of(request.method, request.url.raw_path.decode(), headers)
         wire = FakeWire(body)
-        await pipeline.serve(self._running.worker, scope, wire)
+        await pipeline.serve(self._running.worker, head, wire)
         assert wire.status is not None
         return httpx2.Response(wire.status, headers=wire.headers, content=wire.body)
 

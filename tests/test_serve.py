@@ -177,12 +177,12 @@ HOSTILE: dict[str, tuple[bytes, bytes]] = {
         b"POST /v1/messages HTTP/1.1\r\nhost: a\r\nauthorization: Bearer x\r\nx-api-key: y\r\n\r\n",
         b"header_invalid",
     ),
-    "trace": (b"TRACE /v1/chat/completions HTTP/1.1\r\nhost: a\r\n\r\n", b"endpoint_not_metered"),
+    "trace": (b"TRACE /v1/chat/completions HTTP/1.1\r\nhost: a\r\n\r\n", b"method_refused"),
     "double slash": (b"POST //v1/chat/completions HTTP/1.1\r\nhost: a\r\n\r\n", b"endpoint_not_metered"),
     "dot segments": (b"POST /v1/../v1/messages HTTP/1.1\r\nhost: a\r\n\r\n", b"endpoint_not_metered"),
-    "encoded slash": (b"POST /v1%2fmessages HTTP/1.1\r\nhost: a\r\n\r\n", b"key_missing"),
-    "absolute form": (b"POST http://evil/v1/nothing HTTP/1.1\r\nhost: a\r\n\r\n", b"endpoint_not_metered"),
-    "http/2 in the clear": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b""),
+    "encoded slash": (b"POST /v1%2fmessages HTTP/1.1\r\nhost: a\r\n\r\n", b"request_malformed"),
+    "absolute form": (b"POST http://evil/v1/nothing HTTP/1.1\r\nhost: a\r\n\r\n", b"request_malformed"),
+    "http/2 in the clear": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"request_malformed"),
     "garbage": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b""),
 }
 

@@ -1,6 +1,6 @@
 """The wiring: which parts there are, who is given what, and which process runs them. Nothing happens on import.
 
-``supervisor`` runs two children: the gateway (Granian and its workers) and ``console_process``, which holds the ledger
+``supervisor`` runs two children: the gateway with its workers and ``console_process``, which holds the ledger
 and runs bookkeeper, API and pages. Either can also be run alone.
 """
 
@@ -76,8 +76,8 @@ def hasher(keyring: Keyring) -> Hasher:
 # -- the gateway
 
 
-def run_gateway(config: Config, *, parent: int | None = None) -> None:
-    """Granian and its workers, until SIGTERM or SIGINT."""
+def run_gateway(config: Config, *, parent: int | None = None) -> int:
+    """The gateway and its workers, until SIGTERM or SIGINT; gives back the exit code."""
     from costbearer.gateway import server
 
     if not config.providers:
@@ -86,7 +86,7 @@ def run_gateway(config: Config, *, parent: int | None = None) -> None:
         server.die_with_parent(parent)
     check_port(config, "gateway", wait_s=PORT_TIMEOUT_S if parent is not None else 0.0)
     prepare(config)
-    server.run(config, make_worker)
+    return server.run(config, make_worker)
 
 
 def load_prices(prices_dir: Path) -> Prices:

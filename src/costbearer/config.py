@@ -47,7 +47,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("gateway.body_timeout_s", 30.0, "time for a caller to send its whole body", minimum=0.1),
     Setting("gateway.reply_bytes_max", 64 * 1024 * 1024, "largest reply, whole or streamed", minimum=1024),
     Setting("gateway.drain_timeout_s", 25.0, "time for running calls to end after SIGTERM", minimum=0),
-    Setting("gateway.connections_per_client_max", 512, "open calls from one address, per worker", minimum=1),
+    Setting("gateway.connections_max", 10_000, "open connections, per worker", minimum=1),
+    Setting("gateway.connections_per_client_max", 512, "open connections from one address, per worker", minimum=1),
+    Setting("gateway.stall_timeout_s", 60.0, "how long a caller may take next to nothing of its reply", minimum=0.1),
     Setting("gateway.retries", 1, "further attempts at the same upstream where it is safe", minimum=0),
     Setting(
         "gateway.retry_after_max_s",

@@ -10,6 +10,11 @@
     |   |-- KeyRevoked              key_revoked           401
     |   |-- LabelMissing            field_missing         400
     |   |-- TagMalformed            tag_malformed         400
+    |   |-- RequestMalformed        request_malformed     400
+    |   |-- MethodRefused           method_refused        405
+    |   |-- RequestTimeout          request_timeout       408
+    |   |-- TargetTooLong           target_too_long       414
+    |   |-- HeadersTooLarge         headers_too_large     431
     |   |-- HeaderInvalid           header_invalid        400
     |   |-- BodyInvalid             body_invalid          400
     |   |-- BodyTooLarge            body_too_large        413
@@ -87,6 +92,32 @@ class LabelMissing(CallRefused):
 
 class TagMalformed(CallRefused):
     code = "tag_malformed"
+
+
+class RequestMalformed(CallRefused):
+    """Bytes that are no HTTP/1.1 request, or one that could be read in two ways."""
+
+    code = "request_malformed"
+
+
+class MethodRefused(CallRefused):
+    code = "method_refused"
+    http_status = 405
+
+
+class RequestTimeout(CallRefused):
+    code = "request_timeout"
+    http_status = 408
+
+
+class TargetTooLong(CallRefused):
+    code = "target_too_long"
+    http_status = 414
+
+
+class HeadersTooLarge(CallRefused):
+    code = "headers_too_large"
+    http_status = 431
 
 
 class HeaderInvalid(CallRefused):

@@ -64,7 +64,7 @@ def gateway(config: Config, arguments: list[str], parent: int | None) -> int:  #
     """Run the gateway alone."""
     from costbearer import app
 
-    app.run_gateway(config, parent=parent)
+    raise SystemExit(app.run_gateway(config, parent=parent))
     return 0
 
 

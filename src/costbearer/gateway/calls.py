@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Iterator
@@ -47,33 +46,25 @@ class RequestIds:
 class Caller:
     """Who waits for the answer. They may leave at any moment, also between two attempts."""
 
-    __slots__ = ("call", "gone", "over", "stream", "watcher", "wire")
+    __slots__ = ("call", "gone", "stream", "wire")
 
     def __init__(self, wire: Wire, *, stream: bool) -> None:
         self.wire = wire
         self.stream = stream
-        self.gone = False
-        self.over = False
+        self.gone = wire.gone
         self.call: Call | None = None
-        self.watcher: asyncio.Task[None] | None = None
-
-    async def watch(self) -> None:
-        """Wait for them to leave. A stream is then stopped: every further token would be wasted. A whole answer is
-        awaited, because the provider does the work either way and its exact cost comes with the end."""
-        await self.wire.client_disconnect()
-        self.leave()
+        wire.caller = self
 
     def leave(self) -> None:
-        """They have gone."""
+        """They have gone. A stream is then stopped: every further token would be wasted. A whole answer is awaited,
+        because the provider does the work either way and its exact cost comes with the end."""
         self.gone = True
         if self.stream and self.call is not None:
             self.call.drop()
 
     def end(self) -> None:
         """Their request is over, whatever they do now."""
-        self.over = True
-        if self.watcher is not None:
-            self.watcher.cancel()
+        self.wire.caller = None
 
 
 class Request(msgspec.Struct, frozen=True):

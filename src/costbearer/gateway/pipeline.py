@@ -16,29 +16,27 @@ from costbearer.gateway import edge, replies
 from costbearer.gateway.attempts import attempt
 from costbearer.gateway.calls import Caller, Request
 from costbearer.gateway.endpoints import HEALTH_PATHS, Endpoint, family, find, metered_paths
+from costbearer.gateway.http1 import Head
 from costbearer.gateway.relay import relay
 from costbearer.gateway.worker import Worker
 
 log = logging.getLogger("costbearer.gateway")
 
 
-async def serve(worker: Worker, scope: edge.Scope, wire: edge.Wire) -> None:
+async def serve(worker: Worker, head: Head, wire: edge.Wire) -> None:
     """Answer one HTTP request. Every error a caller can meet leaves here in the caller's dialect."""
-    if scope.path in HEALTH_PATHS:
-        replies.health(wire, {"alive": True} if scope.path == "/healthz" else worker.state())
+    if head.path in HEALTH_PATHS:
+        replies.health(wire, {"alive": True} if head.path == "/healthz" else worker.state())
         return
     request_id = worker.new_request_id()
-    found = find(scope.method, scope.path)
-    dialect = worker.dialects[found[0].dialect if found else family(scope.path)]
-    client = scope.client.rpartition(":")[0]
-    entered = False
+    found = find(head.method, head.path)
+    dialect = worker.dialects[found[0].dialect if found else family(head.path)]
+    worker.requests += 1
     try:
         if found is None:
             metered = metered_paths(dialect.name)
-            raise EndpointNotMetered(f"{scope.method} {scope.path[:100]} is not metered; metered are {metered}")
-        worker.enter(client)
-        entered = True
-        await _call(worker, scope, wire, found, request_id)
+            raise EndpointNotMetered(f"{head.method} {head.path[:100]} is not metered; metered are {metered}")
+        await _call(worker, head, wire, found, request_id)
     except CallRefused as refused:
         replies.refuse(wire, dialect, refused, request_id)
     except JournalFailed as failed:
@@ -46,17 +44,21 @@ async def serve(worker: Worker, scope: edge.Scope, wire: edge.Wire) -> None:
         log.error("request %s: outcome refused: %s", request_id, failed.message)
         replies.refuse(wire, dialect, NotRecording("the gateway cannot record this call"), request_id)
     finally:
-        if entered:
-            worker.leave(client)
+        worker.requests -= 1
+
+
+def refuse(worker: Worker, wire: edge.Wire, refused: CallRefused) -> None:
+    """Answer what is no request that could be served: nobody knows for which provider it was meant."""
+    replies.refuse(wire, worker.dialects[family("/")], refused, worker.new_request_id())
 
 
 async def _call(
-    worker: Worker, scope: edge.Scope, wire: edge.Wire, found: tuple[Endpoint, Mapping[str, str]], request_id: str
+    worker: Worker, head: Head, wire: edge.Wire, found: tuple[Endpoint, Mapping[str, str]], request_id: str
 ) -> None:
     endpoint, params = found
     if worker.draining:
         raise ShuttingDown("the gateway is shutting down; send the request again")
-    headers = edge.read_headers(scope)
+    headers = head.headers
     now = datetime.now(UTC)
     record = await worker.authenticate(edge.credential(headers), now)
     bearer = worker.bearer(record, now)
@@ -67,18 +69,14 @@ async def _call(
         replies.models(wire, names, anthropic=anthropic, request_id=request_id)
         return
 
-    body = b""
     if endpoint.media != "none":
-        body = await edge.read_body(
-            headers,
-            wire,
-            media=endpoint.media,
-            bytes_max=worker.body_bytes_max,
-            deadlines=worker.body_deadlines,
-        )
+        edge.check_body(head, endpoint.media)
+    body = wire.arrived()
+    if body is None:
+        body = await wire.read_body()
     dialect = worker.dialects[endpoint.dialect]
-    place = Place(scope.method, scope.path, scope.query_string, params, headers.get("content-type", JSON))
-    asked = dialect.operations[endpoint.operation].read(body, place)
+    place = Place(head.method, head.path, head.query, params, headers.get("content-type", JSON))
+    asked = dialect.operations[endpoint.operation].read(body if endpoint.media != "none" else b"", place)
     attribution = attribute(
         bearer,
         Said(
@@ -106,7 +104,6 @@ async def _call(
         targets=targets,
         caller=caller,
     )
-    worker.watch(caller)
     try:
         call = await attempt(worker, request)
         await relay(worker, request, call)

@@ -7,8 +7,6 @@ read for whole answers only: on a stream it is sent before the cost is known.
 
 from __future__ import annotations
 
-from typing import Any
-
 from costbearer import money
 from costbearer.dialects.base import EVENT_STREAM, Reading, ReplyReader
 from costbearer.dialects.deployments import as_deployed
@@ -16,6 +14,7 @@ from costbearer.errors import CallRefused, JournalFailed, NotRecording, Shutting
 from costbearer.gateway import settle
 from costbearer.gateway.attempts import TIMEOUTS, no_reply, refused
 from costbearer.gateway.calls import Call, Request
+from costbearer.gateway.edge import Wire
 from costbearer.gateway.replies import BASIS, COST, REQUEST_ID, TRACE_ID
 from costbearer.gateway.upstream import Connection, ReplyBroken
 from costbearer.gateway.worker import Worker
@@ -71,7 +70,7 @@ async def _relay_refusal(request: Request, call: Call, connection: Connection) -
             f"{name} answered with a redirect (status {connection.status}); redirects are not followed"
         )
     shown = call.target.operation.shown(request.asked, connection.status, body, connection.headers)
-    request.caller.wire.response_bytes(connection.status, _headers(request, call, connection), shown)
+    request.caller.wire.respond(connection.status, _headers(request, call, connection), shown)
 
 
 async def _relay_whole(worker: Worker, request: Request, call: Call, connection: Connection) -> None:
@@ -101,7 +100,7 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
     if entry.cost_usd is not None:
         headers.append((COST, money.text(entry.cost_usd)))
     headers.append((BASIS, entry.basis))
-    request.caller.wire.response_bytes(
+    request.caller.wire.respond(
         connection.status, headers, operation.shown(request.asked, connection.status, body, connection.headers)
     )
 
@@ -112,17 +111,15 @@ async def _relay_stream(
     reader = call.target.operation.stream_reader(call.asked, connection.headers)
     headers = [(name, value) for name, value in _headers(request, call, connection) if name != "content-type"]
     headers.append(("content-type", content_type))
-    transport = request.caller.wire.response_stream(connection.status, headers)
+    wire = request.caller.wire
+    wire.begin(connection.status, headers)
     held = bytearray()
     broken: ReplyBroken | None = None
     try:
-        await _pass_on(reader, transport, connection, held, worker.reply_bytes_max)
+        await _pass_on(reader, wire, connection, held, worker.reply_bytes_max)
     except ReplyBroken as error:
         # An end marker that has passed makes the reply whole, however its connection then ended.
         broken = None if reader.ended else error
-    except RuntimeError:
-        # Granian's RSGIProtocolClosed: the caller has gone.
-        call.caller.leave()
     refused_by: CallRefused | None = None if broken is None else _said(call, broken)
     try:
         _close_stream(worker, call, reader, broken)
@@ -135,25 +132,18 @@ async def _relay_stream(
     # Half an event in front of an error event would make both unreadable.
     rest = reader.rest()
     if refused_by is None:
-        tail = bytes(held) + rest
+        wire.end(bytes(held) + rest)
+    elif content_type in EVENT_TYPES:
+        wire.end(request.dialect.error_event(refused_by, request.id))
     else:
-        # Sound and files have no place for an error: their readers see that they end too early.
-        tail = request.dialect.error_event(refused_by, request.id) if content_type in EVENT_TYPES else b""
-    if tail:
-        try:
-            await transport.send_bytes(tail)
-        except RuntimeError:
-            # The caller left after the outcome was written; the provider had done the whole work by then.
-            return
+        # Sound and files have no place for an error: their readers see that the reply was cut off.
+        wire.abort()
 
 
-async def _pass_on(
-    reader: ReplyReader, transport: Any, connection: Connection, held: bytearray, bytes_max: int
-) -> None:
+async def _pass_on(reader: ReplyReader, wire: Wire, connection: Connection, held: bytearray, bytes_max: int) -> None:
     """Relay until the body ends; what must wait for the outcome is gathered in `held`.
 
-    Granian takes what it is given without waiting for the caller to read it, so a stream is limited like a whole reply:
-    a caller who does not read cannot fill the worker's memory with an endless one.
+    While the caller does not take what is written, nothing more is read from the provider.
 
     Raises:
         ReplyBroken: cut off, stalled, or larger than `bytes_max`.
@@ -171,7 +161,9 @@ async def _pass_on(
                 break
             connection.hurry(TRAILING_S)
         elif seen:
-            await transport.send_bytes(seen)
+            wire.send(seen)
+            if wire.paused:
+                await wire.drained()
 
 
 def _close_stream(worker: Worker, call: Call, reader: ReplyReader, broken: ReplyBroken | None) -> None:

@@ -22,13 +22,13 @@ def refuse(wire: Wire, dialect: Dialect, refused: CallRefused, request_id: str) 
     headers = [_JSON, (REQUEST_ID, request_id)]
     if refused.http_status in _RETRY_SOON:
         headers.append(("retry-after", "1"))
-    wire.response_bytes(refused.http_status, headers, dialect.error_body(refused, request_id))
+    wire.respond(refused.http_status, headers, dialect.error_body(refused, request_id))
 
 
 def health(wire: Wire, state: dict[str, bool]) -> None:
     """200 when everything in `state` holds, else 503, with the parts by name."""
     ok = all(state.values())
-    wire.response_bytes(200 if ok else 503, [_JSON], msgspec.json.encode({"ok": ok, **state}))
+    wire.respond(200 if ok else 503, [_JSON], msgspec.json.encode({"ok": ok, **state}))
 
 
 def models(wire: Wire, names: list[tuple[str, str]], *, anthropic: bool, request_id: str) -> None:
@@ -46,4 +46,4 @@ def models(wire: Wire, names: list[tuple[str, str]], *, anthropic: bool, request
             "object": "list",
             "data": [{"id": model, "object": "model", "created": 0, "owned_by": provider} for model, provider in names],
         }
-    wire.response_bytes(200, headers, msgspec.json.encode(body))
+    wire.respond(200, headers, msgspec.json.encode(body))

@@ -1,39 +1,47 @@
-"""The gateway as processes: Granian's supervisor and its workers, each with a journal of its own.
+"""The gateway as processes: one owns the listening socket and supervises; the others are workers, each with a journal.
 
-Granian parses HTTP (RSGI, HTTP/1.1 in the clear), supervises and respawns; this module gives it what it lacks: a drain
-with a bound, a kill timeout above it, and workers that do not outlive their parent.
+The socket is bound once and inherited, so a second gateway cannot bind beside it, a worker that is started again finds
+the connections that waited for its predecessor, and whoever is idle accepts next.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
-import functools
 import gc
 import logging
 import multiprocessing
 import os
+import resource
 import signal
+import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
-from typing import Any
 
-from granian import Granian
-from granian.constants import HTTPModes, Interfaces, Loops
-from granian.http import HTTP1Settings
+import uvloop
 
 from costbearer.config import Config
-from costbearer.errors import ConfigInvalid
-from costbearer.gateway import pipeline
-from costbearer.gateway.edge import Scope, Wire
+from costbearer.errors import ConfigInvalid, CostbearerError
+from costbearer.gateway.listener import Listener
 from costbearer.gateway.worker import Worker
 
+BACKLOG = 4096
+"""Connections that wait to be accepted; the system may have a lower limit of its own."""
 KILL_AFTER_DRAIN_S = 5
 """What a worker may take beyond its drain before its supervisor kills it."""
-HEADER_TIMEOUT_MS = 15_000
+RESPAWN_PAUSE_S = 1.0
+"""A worker that died is started again after this long, so that one that dies at once does not spin."""
+FLUSH_S = 1.0
+"""What callers may take, after the drain, to take what is already written."""
 GC_THRESHOLD = (20_000, 20, 50)
 """A call makes hundreds of objects and hardly a cycle; at Python's default the collector takes an eighth of the CPU."""
+EXIT_NOT_STARTED = 78
+"""The exit code of a worker, and of a gateway, that could not start (sysexits: configuration error)."""
 EXIT_NOT_DRAINED = 75
 """The exit code of a worker that was ended with calls still open (sysexits: temporary failure)."""
 EXIT_ORPHANED = 69
@@ -43,62 +51,6 @@ _PR_SET_PDEATHSIG = 1
 log = logging.getLogger("costbearer.gateway")
 
 MakeWorker = Callable[[Config, asyncio.AbstractEventLoop], Worker]
-
-
-class App:
-    """What Granian calls: `__rsgi_init__` once per worker, `__rsgi__` per request, `__rsgi_del__` at the end."""
-
-    def __init__(self, config: Config, make: MakeWorker) -> None:
-        self._config = config
-        self._make = make
-        self._worker: Worker | None = None
-        self._stopping: asyncio.Task[None] | None = None
-        self._parent = 0
-
-    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None and parent.pid is not None
-        self._parent = parent.pid
-        die_with_parent(self._parent)
-        worker = self._worker = self._make(self._config, loop)
-
-        async def begin() -> None:
-            worker.start()
-
-        loop.run_until_complete(begin())
-        # Granian's own SIGTERM ends the worker as soon as its calls are done, however long that takes; ours drains
-        # within a bound first and then hands over by SIGINT, which Granian treats the same way.
-        loop.add_signal_handler(signal.SIGTERM, self._terminate, loop)
-        # What was made at start lives as long as the worker: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLD)
-
-    async def __rsgi__(self, scope: Scope, wire: Wire) -> None:
-        assert self._worker is not None
-        await pipeline.serve(self._worker, scope, wire)
-
-    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._worker is not None:
-            loop.run_until_complete(self._worker.close())
-
-    def _terminate(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._stopping is None:
-            self._stopping = loop.create_task(self._drain())
-
-    async def _drain(self) -> None:
-        assert self._worker is not None
-        timeout_s = self._config.number("gateway.drain_timeout_s")
-        # A caller who neither reads nor leaves can hold Granian's shutdown for ever. What is not closed by then stays
-        # open in the journal and is posted as unknown.
-        last = threading.Timer(timeout_s + KILL_AFTER_DRAIN_S, os._exit, (EXIT_NOT_DRAINED,))
-        last.daemon = True
-        last.start()
-        if os.getppid() != self._parent:
-            # An orphan must not go on taking calls from the port its successor wants: the socket is closed first.
-            os.kill(os.getpid(), signal.SIGINT)
-        await self._worker.drain(timeout_s)
-        os.kill(os.getpid(), signal.SIGINT)
 
 
 def die_with_parent(parent: int) -> None:
@@ -111,34 +63,93 @@ def die_with_parent(parent: int) -> None:
         os._exit(EXIT_ORPHANED)
 
 
-def run(config: Config, make: MakeWorker) -> None:
-    """Serve until SIGTERM or SIGINT. Blocks.
+# -- the supervisor
+
+
+def run(config: Config, make: MakeWorker) -> int:
+    """Serve until SIGTERM or SIGINT, and give back the exit code. Blocks.
 
     Raises:
-        ConfigInvalid: only one of certificate and key is there.
+        ConfigInvalid: the address cannot be listened on, or certificate and key cannot be used.
     """
-    certificate, key = _tls(config)
-    server = Granian(
-        "costbearer",
-        address=config.text("gateway.host"),
-        port=config.integer("gateway.port"),
-        interface=Interfaces.RSGI,
-        workers=config.integer("gateway.workers"),
-        loop=Loops.uvloop,
-        http=HTTPModes.http1,
-        websockets=False,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
-        log_access=False,
-        respawn_failed_workers=True,
-        workers_kill_timeout=int(config.number("gateway.drain_timeout_s")) + KILL_AFTER_DRAIN_S,
-        process_name=None,
-        ssl_cert=certificate,
-        ssl_key=key,
-    )
-    server.serve(target_loader=functools.partial(_app, config, make), wrap_loader=False)
+    tls = _tls(config)
+    _allow_descriptors()
+    with contextlib.closing(_listen(config)) as listening:
+        return _Workers(config, make, listening, tls).run()
 
 
-def _tls(config: Config) -> tuple[Path | None, Path | None]:
+class _Workers:
+    """The worker processes. One that dies is started again; all end together."""
+
+    def __init__(self, config: Config, make: MakeWorker, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        self._arguments = (config, make, listening, tls)
+        self._kill_after_s = config.number("gateway.drain_timeout_s") + KILL_AFTER_DRAIN_S
+        # By fork: what was loaded and prepared is there at once, and a new worker needs no second look at the settings.
+        self._context = multiprocessing.get_context("fork")
+        self._stopping = False
+        self._running = [self._start() for _ in range(config.integer("gateway.workers"))]
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        again_at: list[float] = []
+        while not self._stopping:
+            connection.wait([process.sentinel for process in self._running], timeout=0.2)
+            now = time.monotonic()
+            for process in [process for process in self._running if process.exitcode is not None]:
+                self._running.remove(process)
+                if process.exitcode == EXIT_NOT_STARTED and not self._running and not again_at:
+                    return EXIT_NOT_STARTED
+                log.error("worker %s ended with code %s; starting another", process.pid, process.exitcode)
+                again_at.append(now + RESPAWN_PAUSE_S)
+            while again_at and now >= again_at[0] and not self._stopping:
+                del again_at[0]
+                self._running.append(self._start())
+        return self._end()
+
+    def _start(self) -> multiprocessing.process.BaseProcess:
+        process = self._context.Process(target=_work, args=(*self._arguments, os.getpid()))
+        process.start()
+        return process
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _end(self) -> int:
+        for process in self._running:
+            process.terminate()
+        end = time.monotonic() + self._kill_after_s
+        for process in self._running:
+            process.join(max(end - time.monotonic(), 0.1))
+            if process.exitcode is None:
+                log.error("worker %s did not stop in time and is killed; its journal keeps what it wrote", process.pid)
+                process.kill()
+                process.join()
+        return 0
+
+
+def _listen(config: Config) -> socket.socket:
+    host, port = config.text("gateway.host"), config.integer("gateway.port")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise ConfigInvalid(f"gateway.host and gateway.port: {host} port {port}: {error.strerror}") from error
+    return listening
+
+
+def _allow_descriptors() -> None:
+    """Every call holds two connections: take as many descriptors as the system lets this process have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
     names = ("gateway.tls_certificate", "gateway.tls_key")
     files = [Path(config.text(name)) if config.text(name) else None for name in names]
     if (files[0] is None) != (files[1] is None):
@@ -146,8 +157,60 @@ def _tls(config: Config) -> tuple[Path | None, Path | None]:
     for name, file in zip(names, files, strict=True):
         if file is not None and not file.is_file():
             raise ConfigInvalid(f"{name}: {file} is no file")
-    return files[0], files[1]
+    if files[0] is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # An empty passphrase: a key that needs one fails, instead of waiting for somebody at a terminal.
+        context.load_cert_chain(files[0], files[1], password="")
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigInvalid(f"{names[0]} and {names[1]} cannot be used together: {error}") from error
+    return context
 
 
-def _app(config: Config, make: MakeWorker, *_: Any) -> App:
-    return App(config, make)
+# -- a worker
+
+
+def _work(config: Config, make: MakeWorker, listening: socket.socket, tls: ssl.SSLContext | None, parent: int) -> None:
+    """One worker's whole life, in its own process."""
+    # Ctrl-C reaches the supervisor too, which ends its workers in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent(parent)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            worker = make(config, runner.get_loop())
+            runner.run(_begin(worker))
+        except CostbearerError as error:
+            log.critical("this worker cannot start: %s", error.message)
+            os._exit(EXIT_NOT_STARTED)
+        runner.run(_serve(worker, Listener(worker, listening, tls=tls)))
+
+
+async def _begin(worker: Worker) -> None:
+    worker.start()
+
+
+async def _serve(worker: Worker, listener: Listener) -> None:
+    """Serve until SIGTERM, then drain: new calls are refused, those in flight may end, the rest get their outcome."""
+    ended = asyncio.Event()
+    worker.loop.add_signal_handler(signal.SIGTERM, ended.set)
+    listener.start()
+    # What was made at start lives as long as the worker: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
+    await ended.wait()
+    timeout_s = worker.config.number("gateway.drain_timeout_s")
+    # Whatever hangs, this process ends. What is not closed by then stays open in the journal and is posted as unknown.
+    last = threading.Timer(timeout_s + KILL_AFTER_DRAIN_S, os._exit, (EXIT_NOT_DRAINED,))
+    last.daemon = True
+    last.start()
+    # The socket is let go of at once: an orphan must not take calls from the port its successor wants.
+    listener.stop_accepting()
+    await worker.drain(timeout_s)
+    await listener.finish(FLUSH_S)
+    await worker.close()
+    last.cancel()

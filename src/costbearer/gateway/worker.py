@@ -27,11 +27,9 @@ from costbearer.errors import (
     KeyInvalid,
     NotRecording,
     PriceUnknown,
-    RateLimited,
     ShuttingDown,
 )
-from costbearer.gateway.calls import Call, Caller, Request, RequestIds
-from costbearer.gateway.edge import Deadlines
+from costbearer.gateway.calls import Call, Request, RequestIds
 from costbearer.gateway.resolve import Resolver, Target
 from costbearer.gateway.upstream import Limits, Pool
 from costbearer.journal import GroupCommit, Intent, JournalWriter, Outcome
@@ -46,8 +44,6 @@ from costbearer.rating import bound, worst_input_tokens, worst_output_tokens
 NO_PRICE = Price(ZERO)
 REVISION_INTERVAL_S = 0.25
 """How often the control store is asked whether anything changed: a revoked key stops within a second."""
-WATCH_INTERVAL_S = 0.05
-"""How often new calls begin to be watched for callers who leave, and late bodies are given up."""
 HEADS_CACHED_MAX = 1024
 """Request heads kept ready; their paths hold names that callers choose."""
 STOP_TIMEOUT_S = 1.0
@@ -98,14 +94,12 @@ class Worker:
         self.reply_bytes_max = config.integer("gateway.reply_bytes_max")
         self.retry_after_max_s = config.number("gateway.retry_after_max_s")
         self.body_bytes_max = config.integer("gateway.body_bytes_max")
-        self.per_client_max = config.integer("gateway.connections_per_client_max")
         self.stale_max_s = config.number("control.stale_max_s")
         self.sync_always = config.text("journal.sync") == "always"
         self.new_request_id = RequestIds()
         self.draining = False
         self.live: set[Call] = set()
-        self.clients: dict[str, int] = {}
-        self.body_deadlines = Deadlines(loop, config.number("gateway.body_timeout_s"))
+        self.requests = 0
         self.refused: list[Outcome] = []
         self.commit = GroupCommit(journal, on_failure=self._journal_failed)
         self._load_keys = load_keys
@@ -119,7 +113,6 @@ class Worker:
         self._heads: dict[tuple[str, str, str, str | None], str] = {}
         self._bearers: dict[str, tuple[KeyRecord, Bearer]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._unwatched: list[Caller] = []
 
     # -- life
 
@@ -136,18 +129,17 @@ class Worker:
                 self._signature(provider, dialect, Outgoing("/", b""))
         self.commit.start()
         self._tasks.append(self.loop.create_task(self._watch_keys()))
-        self._tasks.append(self.loop.create_task(self._watch_callers()))
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, wait for those in flight, then end the rest: each gets its outcome."""
         self.draining = True
         end = self.loop.time() + timeout_s
-        while self.clients and self.loop.time() < end:
+        while self.requests and self.loop.time() < end:
             await asyncio.sleep(0.02)
         for call in list(self.live):
             call.stop()
         end = self.loop.time() + STOP_TIMEOUT_S
-        while self.clients and self.loop.time() < end:
+        while self.requests and self.loop.time() < end:
             await asyncio.sleep(0.02)
 
     async def close(self) -> None:
@@ -216,27 +208,6 @@ class Worker:
         self._bearers[record.key_id] = (record, made)
         return made
 
-    def enter(self, client: str) -> None:
-        """Count a caller in.
-
-        Raises:
-            RateLimited: this address has as many calls open as it may.
-        """
-        count = self.clients.get(client, 0)
-        if count >= self.per_client_max:
-            raise RateLimited(
-                f"{count} calls from one address are open; gateway.connections_per_client_max is that many"
-            )
-        self.clients[client] = count + 1
-
-    def leave(self, client: str) -> None:
-        """Count a caller out."""
-        count = self.clients.get(client, 0) - 1
-        if count > 0:
-            self.clients[client] = count
-        else:
-            self.clients.pop(client, None)
-
     async def open(self, request: Request, target: Target, outgoing: Outgoing, number: int, reason: str | None) -> Call:
         """Write the intent. From here on the call has an entry, whatever happens.
 
@@ -264,10 +235,6 @@ class Worker:
                 self.done(call, abandoned="not_recorded")
                 raise
         return call
-
-    def watch(self, caller: Caller) -> None:
-        """Notice it if this caller leaves, from the next tick on."""
-        self._unwatched.append(caller)
 
     def done(self, call: Call, *, abandoned: str | None = None) -> None:
         """The call is over: give its connection back. With `abandoned`, close it as unknown if nothing closed it."""
@@ -420,20 +387,6 @@ class Worker:
             await self.commit.wait(sequence)
         except JournalFailed:
             raise NotRecording("the gateway cannot record calls now") from None
-
-    async def _watch_callers(self) -> None:
-        """Look after callers who leave, and bodies that do not come.
-
-        A caller is watched once their request is older than a tick: refusals and short answers are over by then, and a
-        task for each of them would cost more than all the rest of their bookkeeping.
-        """
-        while True:
-            await asyncio.sleep(WATCH_INTERVAL_S)
-            self.body_deadlines.expire()
-            callers, self._unwatched = self._unwatched, []
-            for caller in callers:
-                if not caller.over:
-                    caller.watcher = self.loop.create_task(caller.watch())
 
     async def _watch_keys(self) -> None:
         while True:
