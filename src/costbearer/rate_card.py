@@ -83,10 +83,27 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The most one request costs beside what it uses; 0 where there is no such fee."""
         return dearest_of(price for unit, price in self._units() if unit in (REQUEST, UNSETTLED_REQUEST))
 
+    @cached_property
+    def flat_bound(self) -> tuple[Decimal, Decimal, Decimal] | None:
+        """The most an input token, an output token and a request cost, where that depends on neither the input's size
+        nor anything that is no token; else None."""
+        found = (self.dearest_input, self.dearest_output, self.request_fee)
+        if self.sized or any(price.steps for price in found):
+            return None
+        return found[0].base, found[1].base, found[2].base
+
+    @cached_property
+    def sized(self) -> tuple[str, ...]:
+        """The meters it prices of what such a model is always asked to work on, other than tokens."""
+        return tuple(meter for meter in self.prices if meter in SIZED)
+
     def _units(self) -> Iterator[tuple[str, Price]]:
         yield from self.prices.items()
         yield from self.unmetered.items()
 
+
+SIZED = frozenset(meter.name for meter in METERS if not meter.side and not meter.optional) - {REQUEST}
+"""Meters of what a model of that kind is asked to work on, other than tokens: characters, seconds, pages, images."""
 
 UNSETTLED_REQUEST = "requests"
 """An archive unit without a meter: the model has a fee per request, and which one it is depends on a variant that the

@@ -18,7 +18,7 @@ from costbearer.errors import UsageInvalid
 from costbearer.ledger import PROVIDER_DIFFERENCE, Charge
 from costbearer.prices import Context, PriceBook, Unrated
 from costbearer.rate_card import UNSETTLED_REQUEST, Card, Price, dearest_of, priced_as
-from costbearer.usage import COUNT_MAX, METERS, OVERHEAD_TOKENS_PER_REQUEST, REQUEST, Usage, Work, leaves
+from costbearer.usage import COUNT_MAX, OVERHEAD_TOKENS_PER_REQUEST, REQUEST, Usage, Work, leaves
 
 if TYPE_CHECKING:
     from costbearer.contract import Contract
@@ -157,10 +157,6 @@ def with_provider_cost(rating: Rating, stated: Decimal, model: str = "") -> Rati
     return Rating(charges, cost, None, rating.notes)
 
 
-_SIZED = frozenset(meter.name for meter in METERS if not meter.side and not meter.optional) - {REQUEST}
-"""Meters of what a model of that kind is asked to work on, other than tokens: characters, seconds, pages, images."""
-
-
 def bound(
     card: Card,
     *,
@@ -179,11 +175,16 @@ def bound(
     gives the card for a call whose tier only the reply will tell.
     """
     given = quantities_max or {}
-    if any(meter in card.prices and meter not in given for meter in _SIZED):
-        return None
     # Usage with a larger count is refused as damage, so that a caller's absurd limit need not make an absurd bound.
     input_tokens = min(input_tokens_max, COUNT_MAX)
     output_tokens = min(output_tokens_max * choices, COUNT_MAX)
+    flat = card.flat_bound
+    if flat is not None and not given:
+        # Most cards are flat: what follows says the same of them, at four times the price.
+        per_input, per_output, fee = flat
+        return money.total((money.times(input_tokens, per_input), money.times(output_tokens, per_output), fee))
+    if any(meter not in given for meter in card.sized):
+        return None
     others = (
         money.times(min(quantity, COUNT_MAX), dearest_of([card.prices[meter]]).at(input_tokens_max))
         for meter, quantity in given.items()

@@ -47,9 +47,9 @@ async def attempt(worker: Worker, request: Request) -> Call:
         CallRefused: no attempt gave an answer, or the journal refused the intent (then nothing was sent). Every call
             that was opened has its entry by then.
     """
-    attempts = list(plan(request.targets, worker.retries))
+    last = len(request.targets) * (1 + worker.retries)
     failure: CallRefused | None = None
-    for number, (target, reason) in enumerate(attempts, start=1):
+    for number, (target, reason) in enumerate(plan(request.targets, worker.retries), start=1):
         try:
             outgoing = target.operation.outgoing(request.asked, target.model, request.labels)
         except CallRefused as refusal:
@@ -58,7 +58,7 @@ async def attempt(worker: Worker, request: Request) -> Call:
             continue
         call = await worker.open(request, target, outgoing, number, reason)
         try:
-            wait = await _try(worker, request, call, outgoing, last=number == len(attempts))
+            wait = await _try(worker, request, call, outgoing, last=number == last)
         except ConnectFailed:
             call.close(settle.not_billed(call.intent, call.ending("error", error_code="connect_failed")))
             worker.done(call)
@@ -86,14 +86,16 @@ async def _try(worker: Worker, request: Request, call: Call, outgoing: Outgoing,
     """
     target = call.target
     head = worker.request_head(target, outgoing, request.headers)
-    connection = await worker.pools[target.provider.name].acquire()
+    pool = worker.pools[target.provider.name]
+    connection = pool.take() or await pool.acquire()
     if not call.wanted:
-        worker.pools[target.provider.name].release(connection)
+        pool.release(connection)
         raise ConnectFailed("no longer wanted")
     connection.send(head, outgoing.body)
     call.connection = connection
     try:
-        await connection.head()
+        if not connection.has_head:
+            await connection.head()
     except ReplyBroken as broken:
         raise no_reply(call, broken) from None
     call.answered(_provider_request_id(target, connection.headers))

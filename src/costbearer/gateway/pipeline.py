@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from costbearer.attribution import Said, attribute
+from costbearer.attribution import Said
 from costbearer.dialects.base import JSON, Place
 from costbearer.errors import CallRefused, EndpointNotMetered, JournalFailed, NotRecording, ShuttingDown
 from costbearer.gateway import edge, replies
@@ -77,7 +77,7 @@ async def _call(
     dialect = worker.dialects[endpoint.dialect]
     place = Place(head.method, head.path, head.query, params, headers.get("content-type", JSON))
     asked = dialect.operations[endpoint.operation].read(body if endpoint.media != "none" else b"", place)
-    attribution = attribute(
+    attribution = worker.attributor.attribute(
         bearer,
         Said(
             tags_header=headers.get("x-costbearer-tags"),
@@ -85,7 +85,6 @@ async def _call(
             baggage=headers.get("baggage"),
             traceparent=headers.get("traceparent"),
         ),
-        worker.hasher,
     )
     if asked.model:
         targets = worker.resolver.targets(asked.model, endpoint.dialect, endpoint.operation)

@@ -74,10 +74,12 @@ async def _relay_refusal(request: Request, call: Call, connection: Connection) -
 
 
 async def _relay_whole(worker: Worker, request: Request, call: Call, connection: Connection) -> None:
-    try:
-        body = await connection.whole()
-    except ReplyBroken as broken:
-        raise no_reply(call, broken) from None
+    body = connection.arrived()
+    if body is None:
+        try:
+            body = await connection.whole()
+        except ReplyBroken as broken:
+            raise no_reply(call, broken) from None
     operation = call.target.operation
     reading = _as_deployed(call, operation.whole(call.asked, body, connection.headers))
     entry = call.close(
@@ -91,8 +93,9 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
             header_cost=call.header_cost,
         )
     )
-    await worker.recorded(call)
-    if not UNREADABLE.isdisjoint(reading.notes):
+    if worker.sync_always:
+        await worker.recorded(call)
+    if reading.notes and not UNREADABLE.isdisjoint(reading.notes):
         raise UpstreamFailed(
             f"{call.target.provider.name} answered {connection.status} with something that cannot be read"
         )
@@ -123,7 +126,8 @@ async def _relay_stream(
     refused_by: CallRefused | None = None if broken is None else _said(call, broken)
     try:
         _close_stream(worker, call, reader, broken)
-        await worker.recorded(call)
+        if worker.sync_always:
+            await worker.recorded(call)
     except (JournalFailed, NotRecording):
         # The intent stands; but an answer whose outcome is not on record must not look finished.
         refused_by = NotRecording("the gateway cannot record this call; the answer ends here")

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 
-from costbearer.attribution import Bearer, Hasher
+import msgspec
+
+from costbearer.attribution import Attributor, Bearer, Hasher
 from costbearer.config import Config, Provider
 from costbearer.contract import Prices
 from costbearer.credentials import Credentials
@@ -73,7 +74,7 @@ class Worker:
         self.config = config
         self.journal = journal
         self.dialects = dialects
-        self.hasher = hasher
+        self.attributor = Attributor(hasher)
         self.loop = loop
         self._exchange = Exchange(dialects)
         self._load_prices = load_prices
@@ -250,25 +251,23 @@ class Worker:
             call.connection = None
 
     async def recorded(self, call: Call) -> None:
-        """With `journal.sync = "always"`: the outcome is on disk when this returns."""
-        if self.sync_always:
-            await self._synced(call.sequence)
+        """The outcome is on disk when this returns; what is to be awaited with `journal.sync = "always"`."""
+        await self._synced(call.sequence)
 
     def request_head(self, target: Target, outgoing: Outgoing, headers: Mapping[str, str]) -> bytes:
         """Request line and headers for the provider: no key, tag or baggage of ours, only headers known to be its."""
         dialect = target.dialect
-        lines = [self._fixed_head(target.provider, dialect, outgoing), f"content-length: {len(outgoing.body)}\r\n"]
+        head = f"{self._fixed_head(target.provider, dialect, outgoing)}content-length: {len(outgoing.body)}\r\n"
         own = outgoing.headers
-        lines += [f"{name}: {value}\r\n" for name, value in own]
+        if own:
+            head += "".join([f"{name}: {value}\r\n" for name, value in own])
         if dialect.signs:
-            lines += [f"{name}: {value}\r\n" for name, value in self._signature(target.provider, dialect, outgoing)]
-        lines += [
-            f"{name}: {headers[name]}\r\n"
-            for name in dialect.forwarded_headers
-            if name in headers and not (own and any(name == mine for mine, _ in own))
-        ]
-        lines.append("\r\n")
-        return "".join(lines).encode("latin-1", "replace")
+            signed = self._signature(target.provider, dialect, outgoing)
+            head += "".join([f"{name}: {value}\r\n" for name, value in signed])
+        for name in headers.keys() & dialect.forwarded_headers:
+            if not (own and any(name == mine for mine, _ in own)):
+                head += f"{name}: {headers[name]}\r\n"
+        return (head + "\r\n").encode("latin-1", "replace")
 
     def _fixed_head(self, provider: Provider, dialect: Dialect, outgoing: Outgoing) -> str:
         """What is the same in every such request to this provider: all but the length and the caller's headers."""
@@ -304,22 +303,17 @@ class Worker:
     ) -> Entry:
         asked = request.asked
         said = request.attribution
-        labels: dict[str, Any] = dict(said.values)
-        return Entry(
+        return msgspec.structs.replace(
+            said.entry,
             journal=self.journal.id,
             sequence=self.journal.next_sequence,
             request_id=request.id,
             call_id=f"{request.id}.{number}",
-            parent_id=said.parent_id,
             trace_id=request.trace_id,
             attempt=number,
             reason=reason,
             requests=1 if number == 1 else 0,
             started_at=now,
-            key_id=request.bearer.key_id,
-            key_team=request.bearer.team,
-            attribution=said.fields,
-            tags=said.tags,
             route=target.route,
             provider=target.provider.name,
             price_provider=_named_otherwise(target.provider),
@@ -328,8 +322,6 @@ class Worker:
             stream=asked.stream,
             bound_usd=self._bound(target, request, outgoing, now),
             reason_unknown="in_flight",
-            notes=said.notes,
-            **labels,
         )
 
     def _bound(self, target: Target, request: Request, outgoing: Outgoing, now: datetime) -> Decimal | None:
