@@ -7,7 +7,11 @@ way a call can end can be tried quickly.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -198,9 +202,21 @@ api_key_file = "{directory / "provider-key"}"
     return load(file, overrides={"data": str(directory / "data"), **settings}, environ={})
 
 
+@functools.cache
+def _new_store() -> Path:
+    """A control store as it is made on an empty directory, with its keyring: made once, because migrating takes longer
+    than most tests."""
+    directory = Path(tempfile.mkdtemp(prefix="costbearer-store-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    Control.open(directory / "control.sqlite").close()
+    return directory
+
+
 @contextlib.asynccontextmanager
 async def gateway(config: Config) -> AsyncIterator[Gateway]:
     """A started worker; closed at the end."""
+    if not config.control_file.exists():
+        shutil.copytree(_new_store(), config.control_file.parent, dirs_exist_ok=True)
     control = Control.open(config.control_file)
     issued = control.issue(draft(LABELS, now(), 90), ACTOR)
     loop = asyncio.get_running_loop()
