@@ -32,6 +32,7 @@ struct page {
     int64_t count;    /* calls so far */
     int64_t hits;     /* of them, how many were hit */
     int64_t clock_ns; /* added to the wall clock */
+    char where[64];   /* what the path of a file must hold to be counted */
 };
 
 enum mode { DIE_BEFORE = 1, DIE_HALF = 2, DIE_AFTER = 3, FAIL = 4, SHORT = 5 };
@@ -68,7 +69,8 @@ static void die(void)
 
 static int below_root(const char *path)
 {
-    return strncmp(path, root, root_length) == 0 && (path[root_length] == '/' || path[root_length] == 0);
+    int below = strncmp(path, root, root_length) == 0 && (path[root_length] == '/' || path[root_length] == 0);
+    return below && strstr(path, (const char *)page->where) != NULL;
 }
 
 static enum verdict judged(enum kind kind)

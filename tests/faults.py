@@ -43,6 +43,7 @@ class Kind(IntFlag):
 
 EVERY = Kind(127)
 _FIELDS = ("first", "last", "mode", "error", "kinds", "pid", "count", "hits", "clock_ns")
+_WHERE = 8 * len(_FIELDS)
 
 
 def library(directory: Path) -> Path:
@@ -77,11 +78,22 @@ class Faults:
         return os.environ | more
 
     def arm(
-        self, mode: Mode, nth: int, *, code: int = 0, kinds: Kind = EVERY, pid: int = 0, lasting: bool = False
+        self,
+        mode: Mode,
+        nth: int,
+        *,
+        code: int = 0,
+        kinds: Kind = EVERY,
+        where: str = "",
+        pid: int = 0,
+        lasting: bool = False,
     ) -> None:
-        """Count from 1 again, and have the `nth` call of these kinds end as `mode` says; with `lasting` all behind it
-        too. `nth` 0 only counts."""
+        """Count from 1 again, and have the `nth` call end as `mode` says; with `lasting` all behind it too. `nth` 0
+        only counts. Counted are calls of these kinds, on paths with `where` in them, of all processes or of one."""
         self.off()
+        text = where.encode()
+        assert len(text) < 64
+        self._page[_WHERE : _WHERE + 64] = text.ljust(64, b"\0")
         last = 2**62 if lasting else nth
         for name, value in (("last", last), ("mode", mode), ("error", code), ("kinds", kinds), ("pid", pid)):
             self._set(name, value)

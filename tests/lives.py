@@ -1,8 +1,8 @@
 """Lives that are led to be ended: what a process does that dies at a chosen system call, and the process that forks it.
 
-Run as `python -m tests.lives` it has imported everything and done nothing else. For each line `NAME DIRECTORY` it forks
-a child that leads that life, and says how it ended. A child says what it has done when that is done and acknowledged,
-and not before: a test holds what comes after its death to it.
+Run as `python -m tests.lives`, with `worker` behind it where workers are to be led, it has imported everything and done
+nothing else. For each line `NAME DIRECTORY` it forks a child that leads that life, and says how it ended. A child says
+what it has done when that is done and acknowledged, and not before: a test holds what comes after its death to it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from costbearer.errors import CostbearerError, JournalFailed
 from costbearer.journal import Intent, JournalWriter, Outcome, journals, take_over
 from costbearer.ledger import Entry
 from tests.books import Books
@@ -19,6 +20,8 @@ from tests.factories import make_entry, make_intent
 
 Say = Callable[[str], None]
 SEGMENT_BYTES = 4000
+CALLS = 12
+"""How many calls a worker answers."""
 BATCHES = (1, 3, 2)
 """How many entries are recorded into the books' own journal at a time."""
 
@@ -36,6 +39,61 @@ def journal(data: Path, say: Say) -> None:
         writer.rotate_if_due()
     writer.close()
     say("closed")
+
+
+def stubborn(data: Path, say: Say) -> None:
+    """The same under a disk that fails: what is refused is tried once more, and then the next thing, to the end."""
+    try:
+        writer = JournalWriter.open(data / "journal", segment_bytes=SEGMENT_BYTES)
+    except JournalFailed:
+        say("refused unborn")
+        return
+    under_way: list[int] = []
+
+    def tries(kind: str, work: Callable[[], object]) -> None:
+        for _ in range(2):
+            try:
+                done = work()
+            except JournalFailed:
+                say(f"refused {'for ever' if writer.failed else 'once'}")
+            else:
+                if kind == "intent":
+                    under_way.append(int(str(done)))
+                say(f"{kind} {writer.id} {under_way[-1] if under_way else 0}")
+                return
+
+    for number in range(8):
+        tries("intent", lambda: writer.append(Intent(make_intent(writer.id, writer.next_sequence))))
+        if number % 3 and under_way:
+            tries("outcome", lambda: writer.append(Outcome(make_entry(writer.id, under_way[-1]))))
+        tries("synced", writer.sync)
+        tries("rotated", writer.rotate_if_due)
+    tries("end", writer.close)
+    say("closed")
+
+
+def worker(data: Path, say: Say) -> None:
+    """A gateway's worker that answers callers one after the other, each as soon as its outcome is on the disk."""
+    from tests.harness import gateway, make_config, run
+
+    data.mkdir(exist_ok=True)
+    origin = (data / "provider").read_text()
+
+    async def live() -> None:
+        config = make_config(data, f"{origin}/v1", origin, **{"journal.sync": "always"})
+        async with gateway(config) as running:
+            for number in range(CALLS):
+                order = f"[[sim:mark=w{number} output=5]]"
+                body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": order}], "max_tokens": 9}
+                wire = await running.ask(body, headers=[("x-costbearer-tags", f"mark:w{number}"), *_key(running.key)])
+                say(f"answered w{number} {wire.status}")
+
+    run(live)
+    say("closed")
+
+
+def _key(key: str) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {key}")]
 
 
 def books(data: Path, say: Say) -> None:
@@ -83,7 +141,24 @@ def recovered(data: Path, say: Say) -> None:
     say("closed")
 
 
-LIVES = {life.__name__: life for life in (journal, books, own, taken_over, recovered)}
+def failing_books(data: Path, say: Say) -> None:
+    """The keeper's passes under a disk that fails, as its loop makes them: again and again."""
+    books = Books(data)
+    try:
+        bookkeeper = books.open()
+    except CostbearerError as error:
+        say(f"refused {type(error).__name__}")
+        return
+    for _ in range(3):
+        try:
+            say(f"posted {bookkeeper.catch_up()}")
+        except CostbearerError as error:
+            say(f"refused {type(error).__name__}")
+    say("closed")
+
+
+ALL = (journal, stubborn, worker, books, failing_books, own, taken_over, recovered)
+LIVES = {life.__name__: life for life in ALL}
 
 
 def _say(text: str) -> None:
@@ -109,4 +184,6 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    if "worker" in sys.argv:
+        import tests.harness  # noqa: F401 - here, once, and not in every child
     serve()

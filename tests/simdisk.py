@@ -2,9 +2,9 @@
 
 It counts what changes them, has a chosen call fail or be the process's last, and knows of every file and name what has
 been made durable. `cut_power` leaves one of the states that a file system may then show: of what was not synced, any
-part; of names that were changed since their directory was synced, only the first few changes. It is stricter than most
-disks: syncing a file makes its bytes durable and not its name. After a failed sync a second one succeeds and writes
-nothing, as Linux does it.
+part; of names that were changed since their directory was synced, any or only the first ones. It is stricter than most
+disks: syncing a file makes its bytes durable and not its name, and changes of names have no order. After a failed sync
+a second one succeeds and writes nothing, as Linux does it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -48,7 +48,7 @@ class Disk:
         self._count = 0
         self._fds: dict[int, tuple[str, int]] = {}
         self._durable: dict[int, bytes] = {}
-        self._changes: dict[int, list[Callable[[], None]]] = {}
+        self._changes: dict[int, list[_Change]] = {}
         self._graves = root.parent / "graves"
         self._graves.mkdir()
         self._buried = 0
@@ -91,8 +91,8 @@ class Disk:
         """What the disk shows when power comes back. Every process must have been buried."""
         assert not self._fds, "somebody still lives"
         for changes in self._changes.values():
-            for undo in reversed(changes[chance.randint(0, len(changes)) :]):
-                undo()
+            for change in _forgotten(changes, chance):
+                change.undo()
         self._changes.clear()
         for path in sorted(Path(self.root).rglob("*")):
             if path.is_file():
@@ -133,8 +133,8 @@ class Disk:
 
         return leave
 
-    def _changed(self, path: str | Path, undo: Callable[[Path], None]) -> None:
-        """A name in the directory of `path` has changed; `undo` gets where that directory is by then."""
+    def _changed(self, path: str | Path, undo: Callable[[Path], None], *names: str) -> None:
+        """Names in the directory of `path` have changed; `undo` gets where that directory is by then."""
         inode = Path(path).parent.stat().st_ino
 
         def undone() -> None:
@@ -143,7 +143,7 @@ class Disk:
                     undo(directory)
                     return
 
-        self._changes.setdefault(inode, []).append(undone)
+        self._changes.setdefault(inode, []).append(_Change(frozenset(names), undone))
 
     def _write(self, fd: int, data: Any) -> int:
         if fd not in self._fds:
@@ -217,7 +217,7 @@ class Disk:
             if covered is not None:
                 os.link(covered, directory / new)
 
-        self._changed(target, undo)
+        self._changed(target, undo, old, new)
         leave()
 
     def _replace(self, source: Any, target: Any, **named: Any) -> None:
@@ -232,7 +232,7 @@ class Disk:
         leave = self._enter("unlink", Path(path).name)
         kept, name = self._kept(path), Path(path).name
         self._real["unlink"](path)
-        self._changed(path, lambda directory: os.link(kept, directory / name))
+        self._changed(path, lambda directory: os.link(kept, directory / name), name)
         leave()
 
     def _mkdir(self, path: Any, mode: int = 0o777, **named: Any) -> None:
@@ -243,7 +243,7 @@ class Disk:
         self._real["mkdir"](path, mode)
         name = Path(path).name
         self._changes.pop(Path(path).stat().st_ino, None)
-        self._changed(path, lambda directory: shutil.rmtree(directory / name, ignore_errors=True))
+        self._changed(path, lambda directory: shutil.rmtree(directory / name, ignore_errors=True), name)
         leave()
 
     def _open(self, path: Any, flags: int, mode: int = 0o777, **named: Any) -> int:
@@ -263,7 +263,7 @@ class Disk:
         if flags & os.O_TRUNC:
             self.lying.pop(inode, None)
             name = Path(path).name
-            self._changed(path, lambda directory: self._real["unlink"](directory / name))
+            self._changed(path, lambda directory: self._real["unlink"](directory / name), name)
         if leave is not None:
             leave()
         return fd
@@ -304,6 +304,27 @@ class _Stream:
         while left:
             left = left[os.write(self._fd, left) :]
         return len(data)
+
+
+class _Change(NamedTuple):
+    """A change of names in a directory that was not synced since, and how it is taken back."""
+
+    names: frozenset[str]
+    undo: Callable[[], None]
+
+
+def _forgotten(changes: list[_Change], chance: random.Random) -> list[_Change]:
+    """Which changes the disk has not kept, the latest first. One that is gone takes with it what was built on it."""
+    kept = chance.randint(0, len(changes))
+    if chance.random() < 0.5:
+        return changes[kept:][::-1]
+    gone: list[_Change] = []
+    names: frozenset[str] = frozenset()
+    for change in changes:
+        if change.names & names or chance.random() < 0.4:
+            gone.append(change)
+            names |= change.names
+    return gone[::-1]
 
 
 def _remains(durable: bytes, held: bytes, chance: random.Random) -> bytes:

@@ -57,8 +57,18 @@ def alive(pid: int) -> bool:
 class Server:
     """`costbearer serve` on a data directory, its processes known by role, and its API."""
 
-    def __init__(self, directory: Path, simulator: RunningSimulator, *, workers: int = 2, extra: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        simulator: RunningSimulator,
+        *,
+        workers: int = 2,
+        extra: str = "",
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """`environment` is that of the server's processes; None leaves it as it is here."""
         self.directory = directory
+        self.environment = environment
         self.data = directory / "data"
         self.gateway_port, self.console_port = free_port(), free_port()
         self.gateway_url = f"http://127.0.0.1:{self.gateway_port}"
@@ -89,7 +99,7 @@ api_key_file = "{directory / "provider-key"}"
     def start(self) -> None:
         log = (self.directory / "server.log").open("ab")
         command = [sys.executable, "-m", "costbearer", "serve", "--config", str(self.config)]
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=self.environment)
         log.close()
         self.await_ready()
 

@@ -6,16 +6,10 @@ is asked what should be there. What a power cut takes beyond that is tried in `t
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-import struct
-import subprocess
-import sys
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -27,48 +21,14 @@ from costbearer.recovery import REASON_WRITER_DIED
 from costbearer.stores.own_journal import is_own
 from costbearer.stores.rows import Posted
 from tests.books import Books, assert_equal, outcomes
-from tests.factories import make_entry, make_intent, record
-from tests.faults import EVERY, EXIT_KILLED, Faults, Kind, Mode
+from tests.factories import make_intent, record
+from tests.faults import EVERY, EXIT_KILLED, Kind, Mode
+from tests.forge import Forge
 from tests.lives import BATCHES, own_batches
+from tests.rawjournal import HEADER, check_journal
 
 SEED = 20261128
 MODES = (Mode.DIE_BEFORE, Mode.DIE_HALF, Mode.DIE_AFTER)
-HEADER = struct.Struct(">4sIQI")
-
-
-class Forge:
-    """The process that forks lives, with faults between them and the system."""
-
-    def __init__(self, directory: Path) -> None:
-        self.root = directory / "root"
-        self.root.mkdir()
-        self.faults = Faults(directory, self.root)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.lives"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            env=self.faults.environment(),
-            cwd=Path(__file__).parent.parent,
-        )
-
-    def lead(self, life: str, data: Path) -> tuple[list[str], int]:
-        """What a life said, and how it ended."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(f"{life} {data}\n")
-        said: list[str] = []
-        for line in self._process.stdout:
-            said.append(line.strip())
-            if said[-1].startswith("ended "):
-                return said[:-1], int(said.pop().split()[1])
-        raise AssertionError(f"the process that forks lives is gone: {said}")
-
-    def close(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        assert self._process.wait(30) == 0
 
 
 @pytest.fixture(scope="module")
@@ -139,44 +99,6 @@ class Deaths:
 
 
 # -- a worker's journal
-
-
-def raw_frames(directory: Path) -> list[dict[str, Any]]:
-    """The payloads of a journal's raw segments, read by nothing of the product's: all bytes are whole frames."""
-    found: list[dict[str, Any]] = []
-    for file in sorted(directory.glob("*.cbj")):
-        data = file.read_bytes()
-        at = 0
-        while at < len(data):
-            magic, length, sequence, check = HEADER.unpack_from(data, at)
-            payload = data[at + HEADER.size : at + HEADER.size + length]
-            assert (magic, len(payload)) == (b"CBJ1", length), f"{file.name}, byte {at}"
-            assert zlib.crc32(data[at + 4 : at + 16] + payload) == check, f"{file.name}, byte {at}"
-            found.append({"frame": sequence, **json.loads(payload)})
-            at += HEADER.size + length
-    return found
-
-
-def check_journal(data: Path, said: list[str]) -> None:
-    """What was said is there; every intent has one outcome; no sequence is missing or there twice."""
-    directories = journals(data / "journal")
-    assert len(directories) <= 1
-    frames = raw_frames(directories[0]) if directories else []
-    assert [frame["frame"] for frame in frames] == list(range(1, len(frames) + 1))
-    held = {kind: [frame["entry"] for frame in frames if frame["type"] == kind] for kind in ("intent", "outcome")}
-    intents = [entry["sequence"] for entry in held["intent"]]
-    ends = {entry["sequence"]: entry for entry in held["outcome"]}
-    assert sorted(ends) == intents and len(held["outcome"]) == len(intents)
-    for line in said:
-        kind, *rest = line.split()
-        if kind == "intent":
-            assert directories[0].name == rest[0] and int(rest[1]) in intents, line
-        elif kind == "outcome":
-            end = ends[int(rest[1])]
-            assert end.get("basis") == "metered", line
-            assert end["cost_usd"] == str(make_entry(rest[0], int(rest[1])).cost_usd), line
-    for entry in ends.values():
-        assert entry.get("basis") == "metered" or entry["reason_unknown"] == REASON_WRITER_DIED
 
 
 def test_a_journals_life_may_end_at_any_call(forge: Forge) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from costbearer.frames import AnyFrame, FrameAt, Intent, Outcome, read_frames
+from costbearer.frames import AnyFrame, Damage, FrameAt, Intent, Outcome, read_frames
 from costbearer.journal_files import all_segments, journals, raw_bytes
 from costbearer.ledger import Entry, faults
-from costbearer.recovery import REASON_WRITER_DIED
+from costbearer.recovery import REASON_WRITER_DIED, verify
 from costbearer.stores.duckdb import Ledger
 from costbearer.stores.own_journal import is_own
 from costbearer.stores.rows import Posted
@@ -122,7 +122,11 @@ class Truth:
         found = {path.name: _frames(path) for path in journals(self._root) if not is_own(path)}
         for name, known in self._known.items():
             assert name in found, f"journal {name} is gone"
+            lost = set(range(1, known.durable + 1)) - set(found[name])
+            assert not lost, f"frames of {name} that were durable are gone: {sorted(lost)[:5]}"
             _judge(name, known, found[name])
+            damage = {item.kind for _, item in verify(self._root / name) if isinstance(item, Damage)}
+            assert known.torn or damage <= {"torn_tail"}, f"{name} is damaged: {damage}"
 
     def told(self) -> str:
         """The end of the story, for its hash."""
