@@ -42,7 +42,7 @@ class Kind(IntFlag):
 
 
 EVERY = Kind(127)
-_FIELDS = ("first", "last", "mode", "error", "kinds", "pid", "count", "hits", "clock_ns")
+_FIELDS = ("first", "last", "mode", "error", "kinds", "pid", "count", "hits", "clock_ns", "ended")
 _WHERE = 8 * len(_FIELDS)
 
 
@@ -95,7 +95,8 @@ class Faults:
         assert len(text) < 64
         self._page[_WHERE : _WHERE + 64] = text.ljust(64, b"\0")
         last = 2**62 if lasting else nth
-        for name, value in (("last", last), ("mode", mode), ("error", code), ("kinds", kinds), ("pid", pid)):
+        said = {"last": last, "mode": mode, "error": code, "kinds": kinds, "pid": pid, "ended": -1}
+        for name, value in said.items():
             self._set(name, value)
         self._set("first", nth)
 
@@ -113,6 +114,12 @@ class Faults:
     def hits(self) -> int:
         """How many of them were hit."""
         return self._words[_FIELDS.index("hits")]
+
+    @property
+    def ended(self) -> int | None:
+        """The code with which the one process that is counted ended itself (`_exit`); None where it has not."""
+        code = self._words[_FIELDS.index("ended")]
+        return None if code < 0 else code
 
     def clock(self, seconds: float) -> None:
         """From now on the wall clocks of these processes are wrong by this much."""

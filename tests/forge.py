@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from tests.faults import Faults
@@ -12,13 +15,12 @@ from tests.faults import Faults
 class Forge:
     """Leads lives in directories below `root`, one after the other."""
 
-    def __init__(self, directory: Path, *preloaded: str) -> None:
-        """`preloaded` are the lives whose imports are made before the first one is led."""
+    def __init__(self, directory: Path) -> None:
         self.root = directory / "root"
         self.root.mkdir()
         self.faults = Faults(directory, self.root)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.lives", *preloaded],
+            [sys.executable, "-m", "tests.lives"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -43,3 +45,13 @@ class Forge:
         self._process.stdin.close()
         self._process.stdout.close()
         assert self._process.wait(30) == 0
+
+
+@cache
+def forge() -> Forge:
+    """The one of this process of tests: it takes seconds to begin, and no life leaves anything to the next one."""
+    directory = tempfile.TemporaryDirectory(prefix="forge-")
+    begun = Forge(Path(directory.name))
+    atexit.register(directory.cleanup)
+    atexit.register(begun.close)
+    return begun

@@ -1,8 +1,8 @@
 """Lives that are led to be ended: what a process does that dies at a chosen system call, and the process that forks it.
 
-Run as `python -m tests.lives`, with `worker` behind it where workers are to be led, it has imported everything and done
-nothing else. For each line `NAME DIRECTORY` it forks a child that leads that life, and says how it ended. A child says
-what it has done when that is done and acknowledged, and not before: a test holds what comes after its death to it.
+Run as `python -m tests.lives` it has imported what most of them need and done nothing else. For each line
+`NAME DIRECTORY` it forks a child that leads that life, and says how it ended. A child says what it has done when that
+is done and acknowledged, and not before: a test holds what comes after its death to it.
 """
 
 from __future__ import annotations
@@ -184,6 +184,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    if "worker" in sys.argv:
-        import tests.harness  # noqa: F401 - here, once, and not in every child
     serve()

@@ -21,7 +21,7 @@ from costbearer.simulator import RunningSimulator, running_simulator
 from tests.books import Books, assert_equal, outcomes
 from tests.factories import make_intent, record
 from tests.faults import EVERY, Kind, Mode
-from tests.forge import Forge
+from tests.forge import Forge, forge
 from tests.lives import CALLS
 from tests.rawjournal import check_journal, raw_frames
 
@@ -31,11 +31,9 @@ RESTARTED = Kind.WRITE | Kind.SYNC | Kind.TRUNCATE | Kind.ALLOCATE
 ACKNOWLEDGED = ("intent", "outcome", "synced")
 
 
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
-    forge = Forge(tmp_path_factory.mktemp("forge"), "worker")
-    yield forge
-    forge.close()
+@pytest.fixture(name="forge")
+def _forge() -> Forge:
+    return forge()
 
 
 class Fault:
@@ -108,7 +106,7 @@ def attempt(forge: Forge, fault: Fault, nth: int) -> int:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_journal_on_a_failing_disk(forge: Forge, fault: Fault) -> None:
     calls = attempt(forge, fault, 0)
-    for nth in sorted(random.Random(f"{SEED} {fault.name}").sample(range(1, calls + 1), 4)):
+    for nth in sorted(random.Random(f"{SEED} {fault.name}").sample(range(1, calls + 1), 2)):
         attempt(forge, fault, nth)
 
 
@@ -163,12 +161,6 @@ def worker(forge: Forge, simulator: RunningSimulator, nth: int) -> int:
     finally:
         forge.faults.off()
         shutil.rmtree(data)
-
-
-def test_a_sync_that_fails_ends_the_worker_with_a_code_of_its_own(forge: Forge, simulator: RunningSimulator) -> None:
-    syncs = worker(forge, simulator, 0)
-    assert syncs > CALLS
-    worker(forge, simulator, random.Random(SEED).randrange(3, syncs // 2))
 
 
 @pytest.mark.soak
