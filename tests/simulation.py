@@ -177,6 +177,9 @@ class World:
             dead = self.disk.owner
             self._crash_keeper() if dead == "keeper" else self.disk.bury(dead)
             self._workers = [worker for worker in self._workers if worker.name != dead]
+            if self.chance.random() < 0.3:
+                self.happened[-1] += " of a power cut"
+                self._power_cut()
         finally:
             self.disk.disarm()
 

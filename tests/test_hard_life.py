@@ -16,20 +16,22 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from costbearer.gateway.worker import EXIT_NOT_RECORDING
 from costbearer.simulator import RunningSimulator, running_simulator
 from tests.faults import Faults, Kind, Mode
-from tests.system import Ask, Load, Server, alive
+from tests.system import Ask, Load, Server, alive, free_port, kill
 from tests.test_kill import compare
 
-TMPFS = "12m"
-ROOM_KEPT = 64 * 1024
+SMALL, ROOMY = "12m", "400m"
+"""Sizes of the data's disk: one that a filler fills at once, and one that no load here fills."""
 
 
 class Hard:
@@ -74,10 +76,10 @@ class Hard:
 
 
 @contextlib.contextmanager
-def mounted(place: Path) -> Iterator[bool]:
+def mounted(place: Path, size: str) -> Iterator[bool]:
     """A small disk at `place`; where that takes a right that is not there, a directory, and False."""
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS}", "tmpfs", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
     done = os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
     try:
         yield done
@@ -87,9 +89,9 @@ def mounted(place: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def hard(directory: Path) -> Iterator[Hard]:
+def hard(directory: Path, size: str = ROOMY) -> Iterator[Hard]:
     """Everything started; ended at the end, whatever happened, and every stopped process let go on."""
-    with running_simulator() as simulator, mounted(directory / "data") as small:
+    with running_simulator() as simulator, mounted(directory / "data", size) as small:
         faults = Faults(directory, directory / "data")
         server = Server(directory, simulator, workers=1, environment=faults.environment())
         server.start()
@@ -162,8 +164,12 @@ def clock_set(hard: Hard, jumps: list[float]) -> None:
 def month_edge() -> float:
     """What the clock must be wrong by so that the next month begins in half a second."""
     now = datetime.now(UTC)
-    first = (now.replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return (first - now).total_seconds() - 0.5
+    return before((now.replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+
+
+def before(moment: datetime) -> float:
+    """What the clock must be wrong by so that this moment comes in half a second."""
+    return (moment - datetime.now(UTC)).total_seconds() - 0.5
 
 
 # -- the disk fails
@@ -204,7 +210,7 @@ def ask(hard: Hard, mark: str) -> tuple[int, str]:
     one = Ask(mark, json.dumps(body).encode(), path)
     hard.load.asked.append(one)
     key = {"authorization": f"Bearer {hard.load.keys[0]}", "content-type": "application/json"}
-    answer = httpx2.post(hard.server.gateway_url + path, content=one.body, headers=key, timeout=20)
+    answer = httpx2.post(hard.server.gateway_url + path, content=one.body, headers=key, timeout=20, verify=False)
     one.status = answer.status_code
     one.complete = answer.status_code == 200
     return answer.status_code, answer.json().get("error", {}).get("code", "")
@@ -246,15 +252,38 @@ def full_disk(hard: Hard, seconds: float) -> float:
 
 
 def second_start(hard: Hard, *command: str) -> None:
-    """It is refused with a message that says why, and the first one does not notice."""
+    """It is refused with a message that says why."""
     done = hard.server.run(*command)
     assert done.returncode == 2, (done.returncode, done.stderr)
     assert "data_directory_busy" in done.stderr and str(hard.server.data) in done.stderr, done.stderr
 
 
+def beside_orphans(hard: Hard) -> None:
+    """The supervisor is gone, its children have not noticed yet: nobody can start beside them, on any port."""
+    roles = hard.server.roles()
+    orphans = [*roles["gateway"], *roles["workers"], *roles["console"]]
+    for pid in orphans:
+        os.kill(pid, signal.SIGSTOP)
+    assert hard.server.process is not None
+    kill(hard.server.process.pid)
+    hard.server.process.wait()
+    again = hard.server.run("serve")
+    assert again.returncode == 2 and "cannot be used" in again.stderr, again.stderr
+    elsewhere = ("--gateway-port", str(free_port()), "--console-port", str(free_port()))
+    again = hard.server.run("serve", *elsewhere)
+    assert again.returncode == 2 and "data_directory_busy" in again.stderr, again.stderr
+    for pid in orphans:
+        os.kill(pid, signal.SIGCONT)
+    end = time.monotonic() + 20
+    while any(alive(pid) for pid in orphans):
+        assert time.monotonic() < end, "orphans outlive their supervisor"
+        time.sleep(0.05)
+    hard.server.start()
+
+
 def test_a_server_has_a_hard_life(tmp_path: Path) -> None:
     """Everything in short, one after the other, on one server."""
-    with hard(tmp_path) as life:
+    with hard(tmp_path, SMALL) as life:
         stopped(life, "workers", 0.5)
         stopped(life, "console", 0.5)
         clock_set(life, [-3600.0, month_edge()])
@@ -262,3 +291,50 @@ def test_a_server_has_a_hard_life(tmp_path: Path) -> None:
         if life.small:
             full_disk(life, 0.4)
         life.settle()
+
+
+@pytest.mark.soak
+def test_processes_are_stopped_for_long(tmp_path: Path) -> None:
+    with hard(tmp_path) as life:
+        for seconds in (1.0, 5.0, 30.0):
+            for role in ("workers", "console", "gateway"):
+                stopped(life, role, seconds)
+        print(f"\nworker, console and gateway stopped for 1, 5 and 30 s: {life.settle()}")
+
+
+@pytest.mark.soak
+def test_the_clock_is_set_again_and_again(tmp_path: Path) -> None:
+    edges = [
+        datetime(2026, 10, 25, 1, tzinfo=UTC),  # an hour comes twice in Europe
+        datetime(2026, 11, 1, 6, tzinfo=UTC),  # and in New York
+        datetime(2027, 1, 1, tzinfo=UTC),
+    ]
+    with hard(tmp_path) as life:
+        jumps = [3600.0, -3600.0, 0.0, 86_400.0, -86_400.0, -2.0, 2.0, month_edge(), *map(before, edges)]
+        clock_set(life, jumps)
+        print(f"\nclock set {len(jumps)} times under load, and back: {life.settle()}; 0 outside the hour they began in")
+
+
+@pytest.mark.soak
+def test_the_disk_fails_and_fills_up_again_and_again(tmp_path: Path) -> None:
+    with hard(tmp_path, SMALL) as life:
+        for _ in range(5):
+            failed_sync(life)
+        print(f"\n5 failed syncs: exit code {EXIT_NOT_RECORDING} of each worker, {life.settle()}")
+        if not life.small:
+            pytest.skip("mounting a tmpfs takes root")
+        took = [full_disk(life, 2.0) for _ in range(10)]
+        figures = life.settle()
+        print(f"a full disk, 10 times: served again after {min(took):.2f} to {max(took):.2f} s, {figures}")
+
+
+@pytest.mark.soak
+def test_a_second_start_is_refused_a_hundred_times(tmp_path: Path) -> None:
+    with hard(tmp_path) as life, ThreadPoolExecutor(4) as pool:
+        starts = [("serve",), ("console", "--console-port", str(free_port()))] * 50
+        list(pool.map(lambda command: second_start(life, *command), starts))
+        life.under_load(1.0)
+        for _ in range(6):
+            beside_orphans(life)
+            life.under_load(0.5)
+        print(f"\nrefused 100 of 100, and 12 of 12 beside orphans: {life.settle()}")

@@ -42,8 +42,8 @@ def lives(directory: Path, seeds: range, *, books: bool) -> str:
 
 
 def _kinds(happened: list[str]) -> list[str]:
-    kinds = [step for step in happened if step == "power_cut"]
-    kinds += ["died" for step in happened if step.endswith("dead") or step in {"worker_dies", "keeper_dies"}]
+    kinds = ["power_cut" for step in happened if step == "power_cut" or step.endswith("power cut")]
+    kinds += ["died" for step in happened if ": dead" in step or step in {"worker_dies", "keeper_dies"}]
     kinds += ["failed" for step in happened if "(error" in step or "(short" in step]
     return kinds
 
