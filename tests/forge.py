@@ -19,10 +19,12 @@ class Forge:
         self.root = directory / "root"
         self.root.mkdir()
         self.faults = Faults(directory, self.root)
+        self._log = (directory / "stderr").open("ab")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.lives"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._log,
             text=True,
             bufsize=1,
             env=self.faults.environment(),
@@ -45,6 +47,7 @@ class Forge:
         self._process.stdin.close()
         self._process.stdout.close()
         assert self._process.wait(30) == 0
+        self._log.close()
 
 
 @cache

@@ -16,7 +16,7 @@ from tests.simulation import simulate
 
 STEPS = 40
 JOURNALS_QUICK, BOOKS_QUICK = 50, 1
-JOURNALS_SOAK, BOOKS_SOAK = 4000, 120
+JOURNALS_SOAK, BOOKS_SOAK = 4000, 100
 
 FAILED_ONCE = [(17, False), (142, False)]
 """(seed, with books): in these the simulated disk itself was wrong. It had forgotten that a directory was removed, and
