@@ -37,7 +37,7 @@ struct page {
 };
 
 enum mode { DIE_BEFORE = 1, DIE_HALF = 2, DIE_AFTER = 3, FAIL = 4, SHORT = 5 };
-enum kind { WRITE = 1, SYNC = 2, RENAME = 4, UNLINK = 8, TRUNCATE = 16, ALLOCATE = 32, MAKE = 64 };
+enum kind { WRITE = 1, SYNC = 2, RENAME = 4, UNLINK = 8, TRUNCATE = 16, ALLOCATE = 32, MAKE = 64, DATASYNC = 128 };
 enum verdict { PASS, REFUSE, HALF, HALF_AND_DIE, DIE };
 
 #define EXIT_KILLED 99
@@ -135,7 +135,7 @@ static enum verdict on_fd(enum kind kind, int fd)
     }
 
 WHOLE(int, fsync, on_fd(SYNC, fd), (int fd), (fd), -1)
-WHOLE(int, fdatasync, on_fd(SYNC, fd), (int fd), (fd), -1)
+WHOLE(int, fdatasync, on_fd(DATASYNC, fd), (int fd), (fd), -1)
 WHOLE(int, rename, on_path(RENAME, to), (const char *from, const char *to), (from, to), -1)
 WHOLE(int, renameat, on_path(RENAME, to), (int a, const char *from, int b, const char *to), (a, from, b, to), -1)
 WHOLE(int, unlink, on_path(UNLINK, path), (const char *path), (path), -1)

@@ -33,15 +33,17 @@ class Kind(IntFlag):
     """The calls that change files."""
 
     WRITE = 1
-    SYNC = 2
+    FSYNC = 2
     RENAME = 4
     UNLINK = 8
     TRUNCATE = 16
     ALLOCATE = 32
     MAKE = 64
+    DATASYNC = 128
+    SYNC = FSYNC | DATASYNC
 
 
-EVERY = Kind(127)
+EVERY = Kind(255)
 _FIELDS = ("first", "last", "mode", "error", "kinds", "pid", "count", "hits", "clock_ns", "ended")
 _WHERE = 8 * len(_FIELDS)
 
