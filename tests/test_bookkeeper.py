@@ -87,6 +87,14 @@ def test_nothing_is_posted_of_nothing(books: Books) -> None:
     assert bookkeeper.ledger.positions() == {}
 
 
+def test_what_died_in_its_birth_takes_no_space(books: Books) -> None:
+    unborn = books.journal_dir / ".new-20261122T193000-00000000"
+    unborn.mkdir()
+    os.utime(unborn, (0, 0))
+    assert books.open().catch_up() == 0
+    assert not unborn.exists()
+
+
 def test_a_journal_is_read_on_after_opening_again(books: Books) -> None:
     with journal(books) as writer:
         record(writer)

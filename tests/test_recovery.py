@@ -15,9 +15,9 @@ import pytest
 from costbearer.errors import JournalFailed
 from costbearer.frames import Damage, Frame, FrameAt, Intent, Opening, Outcome, encode
 from costbearer.journal import JournalWriter
-from costbearer.journal_files import all_segments, live, raw_bytes, seal_file, segment_file, segments
+from costbearer.journal_files import acquire, all_segments, live, raw_bytes, seal_file, segment_file, segments
 from costbearer.ledger import Entry, faults
-from costbearer.recovery import read_segment, take_over, verify
+from costbearer.recovery import clear_unborn, read_segment, take_over, verify
 from tests.factories import make_entry, make_intent
 
 LATER = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -90,6 +90,22 @@ def test_open_intents_are_closed_with_their_bound(tmp_path: Path) -> None:
         assert faults(entry) == []
     assert not live(directory)
     assert not (directory / "reserve").exists()
+
+
+def test_what_died_in_its_birth_is_removed_and_what_is_being_born_is_not(tmp_path: Path) -> None:
+    for name in ("dead", "young", "locked"):
+        (tmp_path / f".new-{name}").mkdir()
+        (tmp_path / f".new-{name}" / "reserve").write_bytes(bytes(4096))
+    lock = acquire(tmp_path / ".new-locked")
+    assert lock is not None
+    for name in ("dead", "locked"):
+        os.utime(tmp_path / f".new-{name}", (0, 0))
+    directory = died(tmp_path)
+    assert clear_unborn(tmp_path) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new-locked", ".new-young", directory.name]
+    os.close(lock)
+    assert clear_unborn(tmp_path) == 1
+    assert clear_unborn(tmp_path / "nowhere") == 0
 
 
 def test_an_entry_never_ends_before_it_began(tmp_path: Path) -> None:

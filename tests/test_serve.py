@@ -284,8 +284,11 @@ def test_everything_ends_with_its_supervisor(tmp_path: Path, simulator: RunningS
     with running_server(tmp_path, simulator) as server:
         roles = server.roles()
         assert server.process is not None
+        # Who was stopped at that moment must hear of it as well.
+        os.kill(roles["gateway"][0], signal.SIGSTOP)
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait()
+        os.kill(roles["gateway"][0], signal.SIGCONT)
         pids = [*roles["gateway"], *roles["workers"], *roles["console"]]
         end = time.monotonic() + 15
         while any(alive(pid) for pid in pids) and time.monotonic() < end:

@@ -23,6 +23,7 @@ from costbearer.corrections import Closed, never, restated, settled
 from costbearer.errors import CostbearerError, JournalFailed, StoreFailed
 from costbearer.journal import journals, live, take_over
 from costbearer.ledger import AWAITING_RESULT, Entry, Settlement
+from costbearer.recovery import clear_unborn
 from costbearer.stores.awaited import Awaited, Key
 from costbearer.stores.duckdb import Ledger, Position
 from costbearer.stores.ledger_schema import SEALED_ARROW
@@ -361,6 +362,7 @@ class Bookkeeper:
         self._forget()
         if self.ledger.broken:
             self.ledger.reopen()
+        clear_unborn(self.journal_dir)
         readings = {directory.name: JournalReading.open(directory) for directory in journals(self.journal_dir)}
         difference = self._difference(readings, pool)
         if difference:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,11 +27,13 @@ from costbearer.frames import (
     read_frames,
 )
 from costbearer.journal_files import (
+    NEWBORN,
     RESERVE,
     Segment,
     acquire,
     all_segments,
     cut_files,
+    live,
     raw_bytes,
     segment_file,
     segments,
@@ -37,6 +41,8 @@ from costbearer.journal_files import (
 )
 
 REASON_WRITER_DIED = "writer_died"
+BIRTH_S = 600.0
+"""A birth takes milliseconds; a directory that is still unborn after this long was left by a death."""
 
 
 def read_segment(file: Path, offset: int = 0, expect: int | None = None) -> Iterator[FrameAt | Damage]:
@@ -159,6 +165,25 @@ def take_over(directory: Path, *, now: datetime | None = None) -> JournalTakeove
         if lock is not None:
             os.close(lock)
     return JournalTakeover(directory.name, tuple(survey.open), cut_bytes, tuple(found))
+
+
+def clear_unborn(root: Path) -> int:
+    """Remove what is left of journals whose writer died in their birth: nothing was ever written into them, and each
+    holds the space of a reserve. One that is born in this moment is young or locked. Returns how many there were.
+
+    Raises:
+        OSError: `root` cannot be read.
+    """
+    removed = 0
+    for directory in root.glob(f"{NEWBORN}*"):
+        try:
+            old = time.time() - directory.stat().st_mtime > BIRTH_S
+        except FileNotFoundError:
+            continue  # it was born meanwhile
+        if old and not live(directory):
+            shutil.rmtree(directory, ignore_errors=True)
+            removed += 1
+    return removed
 
 
 class _Survey:
