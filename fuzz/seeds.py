@@ -256,4 +256,24 @@ VIEWS = (
     b'[[views]]\nname = "Search"\npage = "/explore"\ndescription = "d"\n[views.ask]\nby = "team"\n'
     b'where = ["team=a", "team=b"]\n',
 )
-ARCHIVES = (text({"format": 1, "providers": []}), b'{"format":2,"generated_at":"2026-01-01","sources":[],"cards":{}}')
+ARCHIVE = {
+    "format": 2,
+    "as_of": "2026-11-22",
+    "generated": "by hand",
+    "license": "",
+    "prices": "USD",
+    "sources": {},
+    "units": {"input": {"per": "token"}},
+    "providers": [{"id": "openai", "name": "OpenAI", "api_pattern": "https://x", "match": {"contains": "gpt"}}],
+    "aliases": [{"provider": "openai", "name": "g", "model": "gpt-4o", "until": "2024-10-02", "source": "x"}],
+    "models": [
+        {
+            "provider": "openai",
+            "id": "gpt-4o",
+            "match": {"or": [{"starts_with": "gpt-4o"}, {"regex": "^gpt.4o$"}]},
+            "prices": [{"prices": {"input": "0.0000025"}, "until": "2026-05-13"}, {"prices": {"input": "0.000002"}}],
+            "variants": [{"prices": {"input": "0.000001"}, "when": {"tier": "batch"}, "source": "x"}],
+        }
+    ],
+}
+ARCHIVES = (text(ARCHIVE),)

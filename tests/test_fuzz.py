@@ -7,6 +7,7 @@ import os
 import pytest
 
 from fuzz import engine
+from fuzz.found import FOUND
 from fuzz.mutate import mutations
 from fuzz.targets import TARGETS, Target
 
@@ -24,6 +25,13 @@ def test_seeds_and_what_is_near_them_are_read_or_refused(target: Target) -> None
         target.check(data)
     for data in mutations(seeds, target.rounds):
         target.check(data)
+
+
+def test_what_was_found_is_found_no_more() -> None:
+    assert FOUND.keys() <= TARGETS.keys()
+    for name, inputs in FOUND.items():
+        for data in inputs:
+            TARGETS[name].check(data)
 
 
 @pytest.mark.soak

@@ -24,6 +24,7 @@ from ibis.backends.sql.datatypes import DuckDBType
 from costbearer.errors import InputInvalid, StoreFailed
 from costbearer.logformats.fields import FIELDS, Type
 from costbearer.logformats.record import Ask
+from costbearer.stores.lockdown import lock
 from costbearer.stores.logfiles import Limits, LogFile
 from costbearer.stores.logsql import MACROS, SQL_TYPES, extracted, identifier, literal, nested
 
@@ -147,8 +148,10 @@ class Logs:
             raise StoreFailed(f"the records cannot be asked: {_short(error)}") from error
 
     def complete(self) -> None:
-        """Say that all is read: from now on the order in which rows are written means nothing, which saves memory."""
+        """Say that all is read: from now on the engine reaches no file, and the order in which rows are written means
+        nothing, which saves memory."""
         self._run("SET preserve_insertion_order = false")
+        lock(self._connection)
 
     def unreadable(self, sources: Sequence[tuple[int, int]], shown: int) -> tuple[int, list[tuple[int, int | None]]]:
         """How many rows are no records, and the first of them by their place in the file, with their lines, if known.
