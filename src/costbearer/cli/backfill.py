@@ -203,7 +203,13 @@ def _plan(file: Path) -> list[dict[str, str]]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputInvalid(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    rows = csv.DictReader(io.StringIO(text))
+    try:
+        return _planned(csv.DictReader(io.StringIO(text)), file)
+    except csv.Error as error:
+        raise InputInvalid(f"{file}: not CSV: {error}") from None
+
+
+def _planned(rows: csv.DictReader[str], file: Path) -> list[dict[str, str]]:
     if list(rows.fieldnames or ()) != list(_PLAN):
         raise InputInvalid(f"{file}: its first line must be {','.join(_PLAN)}")
     found = []

@@ -432,13 +432,17 @@ def _line_of_row(file: LogFile, ordinal: int, rejected: frozenset[int]) -> int |
     with file.path.open(encoding="utf-8", errors="replace", newline="") as handle:
         reader = csv.reader(handle, delimiter=file.delimiter)
         begin, left = 1, ordinal + 1
-        for row in reader:
-            # The first row is the header.
-            if row and begin not in rejected:
-                if not left:
-                    return begin
-                left -= 1
-            begin = reader.line_num + 1
+        try:
+            for row in reader:
+                # The first row is the header.
+                if row and begin not in rejected:
+                    if not left:
+                        return begin
+                    left -= 1
+                begin = reader.line_num + 1
+        except csv.Error:
+            # A cell before it is larger than this reader takes: the engine has read it, its line is not known.
+            return None
     return None
 
 
