@@ -77,8 +77,7 @@ def requests(family: str) -> Callable[[bytes], None]:
         for model in (request.model, "another/model"):
             try:
                 sent = asked.operation.outgoing(request, model)
-            except CallRefused as refused:
-                assert refused.message.isprintable()
+            except CallRefused:
                 continue
             assert "\n" not in sent.path
             assert "\r" not in sent.path
