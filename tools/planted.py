@@ -127,8 +127,8 @@ BUGS: tuple[Bug, ...] = (
     Bug(
         "cached tokens cost the full price too",
         "usage.py",
-        "            plain = given - cached - written\n",
-        "            plain = given - written\n",
+        "        plain = given - cached - written\n",
+        "        plain = given - written\n",
         ("test_usage.py",),
     ),
     Bug(

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from costbearer.dialects.deployments import Deployment
 from costbearer.errors import ConfigInvalid
+from costbearer.toml_text import parsed
 
 PREFIX = "COSTBEARER_"
 DIALECTS = ("openai", "anthropic", "gemini", "bedrock", "azure", "cohere")
@@ -245,8 +246,7 @@ def client_environment(environ: Mapping[str, str] | None = None) -> tuple[str | 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as handle:
-            return tomllib.load(handle)
+        return parsed(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigInvalid(f"{file}: no such file") from None
     except OSError as error:

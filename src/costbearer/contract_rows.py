@@ -49,6 +49,7 @@ import msgspec
 from costbearer import money
 from costbearer.errors import PricesInvalid
 from costbearer.price_context import MODEL_NAME_CHARS_MAX, Context, words_of
+from costbearer.toml_text import parsed
 from costbearer.usage import METER
 
 BYTES_MAX = 1024 * 1024
@@ -229,7 +230,7 @@ def _is_csv(text: str) -> bool:
 
 def _toml_rows(text: str) -> Iterator[_Row]:
     try:
-        document = tomllib.loads(text, parse_float=str)
+        document = parsed(text, parse_float=str)
     except tomllib.TOMLDecodeError as error:
         raise PricesInvalid(f"not TOML: {error}") from None
     unknown = sorted(document.keys() - {"terms", "commitments"})

@@ -58,7 +58,13 @@ def read(text: str, place: str) -> list[Figure]:
     Raises:
         InputInvalid: it is no such table; the message names the line.
     """
-    rows = csv.DictReader(io.StringIO(text))
+    try:
+        return _table(csv.DictReader(io.StringIO(text)), place)
+    except csv.Error as error:
+        raise InputInvalid(f"{place}: not CSV: {error}") from None
+
+
+def _table(rows: csv.DictReader[str], place: str) -> list[Figure]:
     names = [name.strip().lower() for name in rows.fieldnames or ()]
     wrong = sorted(set(names) - set(_COLUMNS))
     if wrong or not {"date", "amount"} <= set(names) or len(names) > len(set(names)):

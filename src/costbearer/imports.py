@@ -238,7 +238,7 @@ def _tags(text: str | None) -> dict[str, str]:
     """What the caller said beside the fields, by name; values that are no texts stay as JSON."""
     try:
         said = msgspec.json.decode(text or "{}", type=dict[str, Any] | list[Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
     pairs: list[tuple[str, Any]]
     if isinstance(said, list):

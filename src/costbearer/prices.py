@@ -84,7 +84,7 @@ class PriceBook:
                 known = " and ".join(map(str, sorted(FORMATS)))
                 raise StoreFailed(f"the price archive has format {archive.format}; this version reads formats {known}")
             return cls(archive, hashlib.sha256(data).hexdigest())
-        except (msgspec.DecodeError, KeyError, ValueError, re.error) as error:
+        except (msgspec.DecodeError, KeyError, ValueError, RecursionError, re.error) as error:
             raise StoreFailed(f"the price archive cannot be read: {error}") from None
 
     def at(self, provider: str, model: str, context: Context, when: datetime) -> Card | Unrated:

@@ -18,7 +18,7 @@ def read(file: Path) -> dict[str, str]:
 
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputInvalid(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise InputInvalid(f"{file}: a map has one line per column, such as `input_tokens: tokens_in`")

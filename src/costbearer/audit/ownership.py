@@ -151,7 +151,8 @@ def _yaml_rows(text: str, file: Path) -> list[Mapping[str, Any]]:
 
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A date that is none and a number of thousands of digits are ValueErrors of what YAML is made into.
         raise InputInvalid(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     rows = document.get("ownership") if isinstance(document, dict) else document
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -160,7 +161,10 @@ def _yaml_rows(text: str, file: Path) -> list[Mapping[str, Any]]:
 
 
 def _csv_rows(text: str, file: Path) -> list[Mapping[str, Any]]:
-    rows = list(csv.DictReader(io.StringIO(text)))
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise InputInvalid(f"{file}: not CSV: {error}") from None
     if any(None in row for row in rows):
         number = next(number for number, row in enumerate(rows, 1) if None in row)
         raise InputInvalid(f"{file}, row {number}: it has more cells than the first line has names")
@@ -172,7 +176,7 @@ def _rule(row: Mapping[str, Any], place: str) -> Rule:
     # `agent` says whom a row gives it to, unless it is all that a row could match.
     if len(kinds) > 1:
         kinds = [kind for kind in kinds if kind != "agent"]
-    unknown = sorted(set(row) - KINDS.keys() - set(GIVES) - {"from"})
+    unknown = sorted(map(str, set(row) - KINDS.keys() - set(GIVES) - {"from"}))
     if unknown:
         raise InputInvalid(f"{place}: {', '.join(unknown)}: there is no such column; there are {_columns()}")
     if len(kinds) != 1:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from costbearer import money
 from costbearer.audit.finding import Finding
 from costbearer.audit.result import AuditResult
-from costbearer.reports.table import csv_quoted, harmless
+from costbearer.reports.formulas import harmless
+from costbearer.reports.table import csv_quoted
 
 COLUMNS = ("id", "code", "severity", "confidence", "subject", "records", "cost_usd", "measure", "file", "line", "fix")
 

@@ -177,7 +177,7 @@ def _records(before: Part | None, after: Part | None) -> tuple[int, int]:
 def _read(baseline: Path) -> Mapping[str, Any]:
     try:
         document = json.loads(baseline.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputInvalid(f"{baseline}: not the result of an audit (`costbearer audit --json`): {error}") from None
     if not isinstance(document, dict) or document.get("version") != VERSION:
         raise InputInvalid(f"{baseline}: not the result of an audit of version {VERSION} (`costbearer audit --json`)")

@@ -104,7 +104,10 @@ class CommandLine(click.Group):
 
 
 def _complain(message: str, code: str) -> None:
-    click.echo(f"{PROGRAM}: {' '.join(message.split())} [{code}]", err=True)
+    """One line; what does not print is written out, for a message may hold a name out of somebody's file."""
+    from costbearer.reports.table import visible
+
+    click.echo(f"{PROGRAM}: {visible(' '.join(message.split()))} [{code}]", err=True)
 
 
 root = CommandLine(

@@ -18,7 +18,8 @@ from costbearer.cli.output import csv_option, json_option, one_of, print_csv, pr
 from costbearer.config import Config
 from costbearer.errors import InputInvalid
 from costbearer.ledger import LABELS
-from costbearer.reports.table import harmless, shown_cell, visible
+from costbearer.reports.formulas import as_written, harmless
+from costbearer.reports.table import csv_quoted, shown_cell, visible
 
 _PATH = "/api/v1/backfill"
 _CSV = (
@@ -56,7 +57,7 @@ def backfill(context: click.Context, config: Config, as_json: bool, as_csv: bool
     if as_json:
         print_json(document)
     elif as_csv:
-        print_csv(_CSV, [[_harmless(row[name]) for name in _CSV] for row in document["rows"]])
+        print_csv(_CSV, [[row[name] for name in _CSV] for row in document["rows"]])
     else:
         _show(document)
 
@@ -118,7 +119,7 @@ def rotate(config: Config, expires: str, file: Path, as_json: bool, as_csv: bool
     if as_json:
         print_json(document)
     elif as_csv:
-        print_csv(columns, [[_harmless(row[name]) for name in columns] for row in rows])
+        print_csv(columns, [[row[name] for name in columns] for row in rows])
     else:
         say(f"{len(rows):,} keys are issued; the old ones must be gone by {document['expires_at']}.")
         say("The new keys are shown this once. Give each owner their rows:")
@@ -133,17 +134,16 @@ def plan(config: Config, what: str, output: Path | None) -> None:
     """The keys to label, or to rotate, as a CSV file to be filled in: key, owner, team, agent, workload."""
     with _desk(config) as desk:
         rows = [row for row in desk.listed()["rows"] if row["do"] == what]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_PLAN)
+    lines = [list(_PLAN)]
     for row in rows:
         seen = row["seen"]
         known = {name: seen[name] for name in ("agent", "workload") if " different" not in seen.get(name, " different")}
-        writer.writerow([row["key"], *(known.get(name, "") for name in LABELS)])
+        lines.append([row["key"] or "", *(known.get(name, "") for name in LABELS)])
+    text = "".join(",".join(csv_quoted(harmless(cell)) for cell in line) + "\n" for line in lines)
     if output is None:
-        click.echo(buffer.getvalue(), nl=False)
+        click.echo(text, nl=False)
     else:
-        output.write_text(buffer.getvalue(), encoding="utf-8")
+        output.write_text(text, encoding="utf-8")
         say(f"{len(rows):,} keys are in {output}.")
 
 
@@ -203,14 +203,20 @@ def _plan(file: Path) -> list[dict[str, str]]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputInvalid(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    rows = csv.DictReader(io.StringIO(text))
+    try:
+        return _planned(csv.DictReader(io.StringIO(text)), file)
+    except csv.Error as error:
+        raise InputInvalid(f"{file}: not CSV: {error}") from None
+
+
+def _planned(rows: csv.DictReader[str], file: Path) -> list[dict[str, str]]:
     if list(rows.fieldnames or ()) != list(_PLAN):
         raise InputInvalid(f"{file}: its first line must be {','.join(_PLAN)}")
     found = []
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise InputInvalid(f"{file}, row {number}: it must have {len(_PLAN)} cells")
-        found.append(dict(row))
+        found.append({name: as_written(cell) for name, cell in row.items()})
     if not found:
         raise InputInvalid(f"{file}: it has no rows")
     return found
@@ -263,7 +269,3 @@ def _say_labelled(document: dict[str, Any]) -> None:
         say("Nothing is posted; do so with --apply.")
     else:
         say(f"{done:,} entries are posted.")
-
-
-def _harmless(value: Any) -> Any:
-    return harmless(value) if isinstance(value, str) else value

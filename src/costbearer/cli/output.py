@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
@@ -41,12 +39,12 @@ def print_json(document: object) -> None:
 
 
 def print_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A header and rows with LF line ends; None is an empty cell."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
-    click.echo(buffer.getvalue(), nl=False)
+    """A header and rows with LF line ends; None is an empty cell. No text is a formula to a spreadsheet."""
+    from costbearer.reports.formulas import harmless_cell
+    from costbearer.reports.table import csv_quoted
+
+    lines = [",".join(csv_quoted(harmless_cell(cell)) for cell in row) for row in (columns, *rows)]
+    click.echo("".join(line + "\n" for line in lines), nl=False)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

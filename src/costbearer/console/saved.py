@@ -17,6 +17,7 @@ from costbearer.errors import FieldInvalid, QueryInvalid
 from costbearer.reports import question
 from costbearer.reports.periods import ZONE_UTC, Zone
 from costbearer.stores.views import SavedView
+from costbearer.toml_text import parsed
 
 NAME_CHARS_MAX = 80
 DESCRIPTION_CHARS_MAX = 500
@@ -116,7 +117,7 @@ def loads(text: str, now: datetime, home: Zone = ZONE_UTC) -> list[Draft]:
         FieldInvalid: it is not such a file; every faulty view is named.
     """
     try:
-        given = tomllib.loads(text)
+        given = parsed(text)
     except tomllib.TOMLDecodeError as error:
         raise FieldInvalid({"views": f"not TOML: {error}"}) from None
     rows = given.get("views", [])

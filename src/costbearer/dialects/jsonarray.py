@@ -42,7 +42,8 @@ class Splitter:
             self._large = False
             start = end
         if self.closed and start < len(self._held):
-            pieces.append(bytes(self._held[start:]))
+            # Behind the end nothing is an element, however whole it comes.
+            pieces.append(Fragment(self._held[start:]))
             start = len(self._held)
         elif len(self._held) - start > EVENT_BYTES_MAX:
             # All but what may be the first half of an escape.

@@ -83,6 +83,8 @@ def _usd(value: Any, place: str) -> Decimal:
 def _json_lines(text: str, file: Path) -> tuple[str, list[InvoiceLine]]:
     try:
         document = json.loads(text, parse_float=Decimal)
+    except RecursionError:
+        raise InputInvalid(f"{file}: not JSON: it is nested too deep") from None
     except ValueError as error:
         raise InputInvalid(f"{file}: not JSON: {error}") from None
     pages = document if isinstance(document, list) else [document]
@@ -100,7 +102,8 @@ def _json_lines(text: str, file: Path) -> tuple[str, list[InvoiceLine]]:
                 kinds.append("OpenAI costs" if own else "Anthropic cost report")
                 made = _openai_line if own else _anthropic_line
                 lines += [made(bucket, result, place) for result in results]
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
+            except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, OSError) as error:
+                # OSError and OverflowError are times that the platform has no day for.
                 raise InputInvalid(f"{place}: not a bucket of a bill: {type(error).__name__}: {error}") from None
     if len(set(kinds)) > 1:
         raise InputInvalid(f"{file}: pages of two kinds of bills")
@@ -161,7 +164,13 @@ def _token_class(text: str) -> str | None:
 
 
 def _csv_lines(text: str, file: Path) -> tuple[str, list[InvoiceLine]]:
-    rows = csv.DictReader(text.splitlines())
+    try:
+        return _table(csv.DictReader(text.splitlines()), file)
+    except csv.Error as error:
+        raise InputInvalid(f"{file}: not CSV: {error}") from None
+
+
+def _table(rows: csv.DictReader[str], file: Path) -> tuple[str, list[InvoiceLine]]:
     names = {str(name).strip().lower(): name for name in rows.fieldnames or ()}
     if "line_item_usage_type" in names or "lineitem/usagetype" in names:
         return "AWS Cost and Usage Report", list(_cur_lines(rows, names, file))
@@ -193,9 +202,9 @@ def _period(text: str, place: str) -> tuple[date, date]:
             first = date.fromisoformat(f"{text.strip()}-01")
             return first, (first + timedelta(days=32)).replace(day=1)
         day = datetime.fromisoformat(text.strip()).date()
-    except ValueError:
+        return day, day + timedelta(days=1)
+    except (ValueError, OverflowError):
         raise InputInvalid(f"{place}: period: {text!r} is neither a month (2026-11) nor a day (2026-11-27)") from None
-    return day, day + timedelta(days=1)
 
 
 _USAGE_TYPE = re.compile(
@@ -223,11 +232,12 @@ def _cur_lines(rows: Iterable[Mapping[str, Any]], names: Mapping[str, str], file
         begin = column(row, "line_item_usage_start_date", "lineitem/usagestartdate")
         try:
             since = datetime.fromisoformat(begin).date()
-        except ValueError:
+            until = since + timedelta(days=1)
+        except (ValueError, OverflowError):
             raise InputInvalid(f"{place}: {begin!r} is not a day on which usage began") from None
         yield InvoiceLine(
             since,
-            since + timedelta(days=1),
+            until,
             _usd(column(row, "line_item_unblended_cost", "lineitem/unblendedcost"), place),
             provider="aws",
             model=found["model"] if found else None,

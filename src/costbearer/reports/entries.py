@@ -49,7 +49,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
             padded = text.encode("ascii") + b"=" * (-len(text) % 4)
             cursor = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=cls)
             _EPOCH + timedelta(microseconds=cursor.started_us)
-        except (ValueError, binascii.Error, msgspec.MsgspecError, OverflowError):
+        except (ValueError, binascii.Error, msgspec.MsgspecError, OverflowError, RecursionError):
             raise QueryInvalid({"cursor": "is not a next_cursor of an earlier answer"}) from None
         return cursor
 

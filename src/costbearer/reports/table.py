@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from costbearer import money
+from costbearer.reports.formulas import harmless
 from costbearer.reports.periods import instant
 from costbearer.reports.query import SPEND, Form, Query
 
@@ -33,7 +34,6 @@ EMPTY: Mapping[str, str] = {
     "none_match": "No call in this period matches the filter; without --where there are some.",
 }
 _CSV_SPECIAL = re.compile('[,"\\r\\n]')
-_CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class Column(NamedTuple):
@@ -123,7 +123,7 @@ class Table:
     def to_csv(self) -> str:
         """A head and one line per row, quoted as in RFC 4180 and ended by LF, the numbers as in JSON; no total.
 
-        A text that a spreadsheet would run as a formula gets a leading apostrophe; JSON has it as it is.
+        A text that a spreadsheet would run as a formula gets an apostrophe before it; JSON has it as it is.
         """
         return csv_of(self.columns, self.rows)
 
@@ -259,11 +259,6 @@ def visible(text: str) -> str:
 def exact(cell: Cell) -> str:
     """A number with all of its digits; nothing where there is none."""
     return "" if cell is None else str(_plain(cell))
-
-
-def harmless(text: str) -> str:
-    """The text so that no spreadsheet takes it for a formula."""
-    return "'" + text if text.startswith(_CSV_FORMULA) else text
 
 
 def csv_quoted(text: str) -> str:

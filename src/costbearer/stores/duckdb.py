@@ -36,6 +36,7 @@ from costbearer.stores.ledger_reader import (
     totals_of_rows,
 )
 from costbearer.stores.ledger_schema import CHARGE_COLUMNS, CHARGES, ENTRIES, FINGERPRINT
+from costbearer.stores.lockdown import lock
 from costbearer.stores.rows import Posted, entry_from, table_of
 from costbearer.stores.segments import Totals, charges_of, entries_of
 
@@ -84,7 +85,6 @@ WHERE reason_unknown = ? AND calls < 0 AND provider_response_id IS NOT NULL
 _SETTLEMENTS = """
 SELECT journal, sequence, settlement FROM entries WHERE settlement IS NOT NULL ORDER BY started_at, journal, sequence
 """
-_LOCKDOWN = ("SET enable_external_access = false", "SET lock_configuration = true")
 _BROKEN = (duckdb.FatalException, duckdb.IOException, duckdb.InternalException, duckdb.SerializationException)
 """Errors that say that the file or the instance is broken; any other is the fault of a query or of the moment."""
 
@@ -415,9 +415,7 @@ class Ledger:
         connection.execute(_NO_PROGRESS_BAR)
         # A file that is set aside need not be written first; `close` writes.
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")
-        connection.execute("SET python_enable_replacements = false")
-        for statement in _LOCKDOWN:
-            connection.execute(statement)
+        lock(connection)
         self._pool, self._made = pool, self._count
 
     def _stop(self, *, write: bool) -> None:

@@ -28,6 +28,7 @@ BLOCK_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 1024 * 1024
 """So much of a file is looked at to tell what it is."""
 HEAD_LINES = 200
+HEAD_PARQUET_BYTES = 16 * 1024 * 1024
 USUAL_RATIO = 8
 """How much logs shrink when they are packed."""
 PATTERN = re.compile(r"[*?\[]")
@@ -35,6 +36,7 @@ SKIPPED_SUFFIXES = frozenset({".md", ".html", ".htm", ".pdf", ".png", ".py", ".t
 """What a directory may hold beside logs; a file that is named itself is always read."""
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_PACKED_OTHERWISE = (b"PK\x03\x04", b"BZh", b"\xfd7zX", b"7z\xbc\xaf")
 _DELIMITERS = ",;\t|"
 _RATIO_FREE_BYTES = 32 * 1024 * 1024
 """Below this size nothing is a bomb, however well it packs."""
@@ -157,7 +159,10 @@ def opened(name: str, work: Path, limits: Limits, unread: Told) -> LogFile | Non
         unread(Unread(name, 0, "the file is empty"))
         return None
     if start == _PARQUET:
-        return LogFile(name, source, "parquet", _parquet_head(source, name), bytes=size)
+        return LogFile(name, source, "parquet", _parquet_head(source, name, limits), bytes=size)
+    if start.startswith(_PACKED_OTHERWISE):
+        unread(Unread(name, 0, "packed in a way that is not read here (zip, bzip2, xz, 7z): unpack it, or use gzip"))
+        return None
     if _is_binary(source):
         unread(Unread(name, 0, "neither JSON, CSV nor Parquet: it holds binary data"))
         return None
@@ -165,15 +170,24 @@ def opened(name: str, work: Path, limits: Limits, unread: Told) -> LogFile | Non
     return _told_apart(LogFile(name, source, "lines", bytes=size), limits, unread)
 
 
-def _parquet_head(source: Path, name: str) -> tuple[Any, ...]:
+def _parquet_head(source: Path, name: str, limits: Limits) -> tuple[Any, ...]:
+    """The first rows, one by one: a text that stands once in a file can be the value of every row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows: list[Any] = []
+    size = 0
     try:
         with pq.ParquetFile(source) as parquet:
-            batch = next(parquet.iter_batches(batch_size=HEAD_LINES), None)
-            return () if batch is None else tuple(batch.to_pylist())
-    except (pa.ArrowException, OSError) as error:
+            groups = [parquet.metadata.row_group(place) for place in range(parquet.num_row_groups)]
+            expanded_within(sum(group.total_byte_size for group in groups), source.stat().st_size, name, limits)
+            for batch in parquet.iter_batches(batch_size=1):
+                rows += batch.to_pylist()
+                size += batch.nbytes
+                if len(rows) == HEAD_LINES or size > HEAD_PARQUET_BYTES:
+                    break
+            return tuple(rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputInvalid(f"{name}: cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None
 
 
@@ -191,11 +205,16 @@ def _copied(source: IO[bytes], target: IO[bytes], name: str, limits: Limits, pac
     written = 0
     while block := source.read(BLOCK_BYTES):
         written += len(block)
-        _bounded(written, packed_bytes, name, limits)
+        expanded_within(written, packed_bytes, name, limits)
         target.write(block)
 
 
-def _bounded(written: int, packed_bytes: int | None, name: str, limits: Limits) -> None:
+def expanded_within(written: int, packed_bytes: int | None, name: str, limits: Limits) -> None:
+    """Refuse a file of `packed_bytes` that is `written` bytes once it is unpacked, where no log is like that.
+
+    Raises:
+        InputInvalid: it is larger than a log may be, or more times its size than any log is.
+    """
     if written > limits.expanded_bytes:
         raise InputInvalid(
             f"{name}: larger than {limits.expanded_bytes} bytes (audit.expanded_bytes_max); split it, or raise it"
@@ -432,13 +451,17 @@ def _line_of_row(file: LogFile, ordinal: int, rejected: frozenset[int]) -> int |
     with file.path.open(encoding="utf-8", errors="replace", newline="") as handle:
         reader = csv.reader(handle, delimiter=file.delimiter)
         begin, left = 1, ordinal + 1
-        for row in reader:
-            # The first row is the header.
-            if row and begin not in rejected:
-                if not left:
-                    return begin
-                left -= 1
-            begin = reader.line_num + 1
+        try:
+            for row in reader:
+                # The first row is the header.
+                if row and begin not in rejected:
+                    if not left:
+                        return begin
+                    left -= 1
+                begin = reader.line_num + 1
+        except csv.Error:
+            # A cell before it is larger than this reader takes: the engine has read it, its line is not known.
+            return None
     return None
 
 

@@ -24,7 +24,8 @@ from ibis.backends.sql.datatypes import DuckDBType
 from costbearer.errors import InputInvalid, StoreFailed
 from costbearer.logformats.fields import FIELDS, Type
 from costbearer.logformats.record import Ask
-from costbearer.stores.logfiles import Limits, LogFile
+from costbearer.stores.lockdown import lock
+from costbearer.stores.logfiles import Limits, LogFile, expanded_within
 from costbearer.stores.logsql import MACROS, SQL_TYPES, extracted, identifier, literal, nested
 
 MEMORY_MB = 1200
@@ -147,8 +148,10 @@ class Logs:
             raise StoreFailed(f"the records cannot be asked: {_short(error)}") from error
 
     def complete(self) -> None:
-        """Say that all is read: from now on the order in which rows are written means nothing, which saves memory."""
+        """Say that all is read: from now on the engine reaches no file, and the order in which rows are written means
+        nothing, which saves memory."""
         self._run("SET preserve_insertion_order = false")
+        lock(self._connection)
 
     def unreadable(self, sources: Sequence[tuple[int, int]], shown: int) -> tuple[int, list[tuple[int, int | None]]]:
         """How many rows are no records, and the first of them by their place in the file, with their lines, if known.
@@ -240,6 +243,7 @@ class Logs:
             table = self._csv(source, path)
         elif source.kind == "parquet":
             table = f"SELECT * FROM read_parquet({path})"
+            self._within_limits(source, table, tops)
         else:
             table = f"SELECT * FROM {identifier(source.path.name)}"
         return f"SELECT {self._texts_of(table, tops)} FROM ({table}) AS r"
@@ -253,6 +257,20 @@ class Logs:
             f"rejects_scan = 'rejected_scans', rejects_limit = 0, max_line_size = {self.limits.line_bytes})"
         )
         return f"SELECT * FROM {read}"
+
+    def _within_limits(self, source: LogFile, table: str, tops: Sequence[str]) -> None:
+        """Refuse a file whose texts are too many times its size: one that stands there once can be in every row, which
+        neither its size nor what it says of itself shows. Raises `InputInvalid`."""
+        asked = {top.lower() for top in tops}
+        described = self._run(f"DESCRIBE {table}")
+        sums = [
+            f"sum(strlen({identifier(name)}))"
+            for name, kind, *_ in described
+            if kind in {"VARCHAR", "BLOB"} and name.lower() in asked
+        ]
+        if sums:
+            (sizes,) = self._run(f"SELECT {', '.join(sums)} FROM ({table})")
+            expanded_within(int(sum(size or 0 for size in sizes)), source.bytes, source.name, self.limits)
 
     def _texts_of(self, table: str, tops: Sequence[str]) -> str:
         """The columns of a table that were asked for, whatever their type, as texts; NULL for those it has not."""
