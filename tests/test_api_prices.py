@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from costbearer.config import load
 from costbearer.console.api_prices import prices_router
 from costbearer.console.app import create_app
-from costbearer.price_desk import packed
+from costbearer.price_desk import Desk, packed
 from costbearer.stores import archive, secrets
 from costbearer.stores.control import Control
 
@@ -25,7 +25,7 @@ BUNDLED = hashlib.sha256(archive.bundled()).hexdigest()
 def api(tmp_path: Path) -> Iterator[TestClient]:
     config = load(overrides={"data": str(tmp_path / "data")}, environ={})
     with Control.open(config.control_file) as control:
-        app = create_app(config, control, routers=[prices_router(config.prices_dir)])
+        app = create_app(config, control, routers=[prices_router(Desk(config.prices_dir, acts=control.database))])
         headers = {"authorization": f"Bearer {secrets.admin_token(config.data)}"}
         yield TestClient(app, base_url="http://127.0.0.1:4001", headers=headers, raise_server_exceptions=False)
 

@@ -250,7 +250,7 @@ def running(data: Path) -> Iterator[None]:
         listener = socket.create_server(("127.0.0.1", 0))
         bookkeeper.catch_up()
         routers = [
-            imports_router(lambda batch: post(ledger, bookkeeper, batch, closed).document()),
+            imports_router(lambda batch, _: post(ledger, bookkeeper, batch, closed).document()),
             entries_router(ledger.reader),
             directory_router(directory := Directory(control.database), _desk(directory, control, ledger, bookkeeper)),
         ]

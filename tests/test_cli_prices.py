@@ -23,6 +23,7 @@ from costbearer.cli import client, root
 from costbearer.config import load
 from costbearer.console.api_prices import prices_router
 from costbearer.console.app import create_app
+from costbearer.price_desk import Desk
 from costbearer.stores import archive
 from costbearer.stores.control import Control
 
@@ -55,7 +56,7 @@ def running(data: Path) -> Iterator[None]:
     with Control.open(config.control_file) as control, (data / client.SERVER_LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         listener = socket.create_server(("127.0.0.1", 0))
-        app = create_app(config, control, routers=[prices_router(config.prices_dir)])
+        app = create_app(config, control, routers=[prices_router(Desk(config.prices_dir, acts=control.database))])
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -201,16 +201,6 @@ def test_an_unknown_key_is_404_on_every_route(api: TestClient) -> None:
     assert api.post(f"{KEYS}/key_zzzzzzzzzzzz/relabel", json={"team": "ads"}).status_code == 404
 
 
-def test_a_repeated_idempotency_key_names_the_key_and_shows_nothing(api: TestClient) -> None:
-    headers = {"Idempotency-Key": "order-1"}
-    document = api.post(KEYS, json=GOOD, headers=headers).json()
-    again = api.post(KEYS, json=GOOD, headers=headers)
-    assert (again.status_code, code_of(again)) == (409, "conflict")
-    assert document["key_id"] in again.text
-    assert document["key"] not in again.text
-    assert len(api.get(KEYS).json()["keys"]) == 1
-
-
 def test_the_audit_log_says_who_from_where_and_in_which_request(api: TestClient, control: Control) -> None:
     answer = api.post(KEYS, json=GOOD)
     (row,) = control.audit_rows()

@@ -24,6 +24,7 @@ from costbearer.price_desk import (
     unpacked,
 )
 from costbearer.stores import archive
+from costbearer.stores.control import Actor
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 BUNDLED = hashlib.sha256(archive.bundled()).hexdigest()
@@ -44,6 +45,10 @@ provider = "azure"
 fee = "2"
 every = "hour"
 """
+
+
+def by(who: str) -> Actor:
+    return Actor(who, "test", "test")
 
 
 @pytest.fixture
@@ -114,7 +119,7 @@ def test_an_unknown_provider_is_said(desk: Desk) -> None:
 
 
 def test_everything_about_one_model(desk: Desk) -> None:
-    desk.take_contract(CONTRACT, by="ada")
+    desk.take_contract(CONTRACT, by=by("ada"))
     found = desk.shown("claude-opus-4-6")
     assert (found["provider"], found["model"], found["asked"]) == ("anthropic", "claude-opus-4-6", "claude-opus-4-6")
     assert "aws" in found["also_at"]
@@ -128,7 +133,7 @@ def test_everything_about_one_model(desk: Desk) -> None:
 
 
 def test_a_model_that_only_the_contract_knows(desk: Desk) -> None:
-    desk.take_contract(CONTRACT, by="ada")
+    desk.take_contract(CONTRACT, by=by("ada"))
     found = desk.shown("secret-1")
     assert (found["provider"], found["history"], len(found["cards"])) == ("acme", [], 1)
     with pytest.raises(NotFound, match=r"^no price for model 'secret-1' at openai$"):
@@ -146,11 +151,11 @@ def test_a_model_that_nobody_knows_or_somebody_else(desk: Desk) -> None:
 
 
 def test_a_contract_is_taken_and_what_held_before_is_kept(desk: Desk) -> None:
-    taken = desk.take_contract(CONTRACT, by="ada")
+    taken = desk.take_contract(CONTRACT, by=by("ada"))
     assert [row["model"] for row in taken["terms"]] == ["claude-opus-4-6", "secret-*"]
     assert taken["commitments"][0]["fee_usd"] == "2.000000000000"
     assert desk.contract()["content"] == CONTRACT.decode()
-    desk.take_contract(b"", by="bob")
+    desk.take_contract(b"", by=by("bob"))
     state = desk.archives()
     assert [(row["revision"], row["by"]) for row in state["held"]] == [(2, "bob"), (1, "ada")]
     assert len(state["contracts"]) == 2
@@ -159,28 +164,28 @@ def test_a_contract_is_taken_and_what_held_before_is_kept(desk: Desk) -> None:
 
 def test_a_faulty_contract_changes_nothing(desk: Desk) -> None:
     with pytest.raises(PricesInvalid, match=r"^line 3: discount"):
-        desk.take_contract(b'[[terms]]\nprovider = "x"\ndiscount = "-1"\n', by="ada")
+        desk.take_contract(b'[[terms]]\nprovider = "x"\ndiscount = "-1"\n', by=by("ada"))
     assert desk.archives()["held"] == []
 
 
 def test_one_term_begins_today_and_ends_the_open_one(desk: Desk) -> None:
-    first = desk.set_term({"provider": "openai", "since": "2026-01-01", "discount": "5"}, by="ada")
+    first = desk.set_term({"provider": "openai", "since": "2026-01-01", "discount": "5"}, by=by("ada"))
     assert first["terms"][0]["since"] == "2026-01-01"
-    second = desk.set_term({"provider": "openai", "discount": "7.5"}, by="ada")
+    second = desk.set_term({"provider": "openai", "discount": "7.5"}, by=by("ada"))
     assert [(row["since"], row["until"], row["discount"]) for row in second["terms"]] == [
         ("2026-01-01", "2026-11-22", "5"),
         ("2026-11-22", None, "7.5"),
     ]
     with pytest.raises(PricesInvalid, match="overlaps"):
-        desk.set_term({"provider": "openai", "discount": "9"}, by="ada")
+        desk.set_term({"provider": "openai", "discount": "9"}, by=by("ada"))
     with pytest.raises(PricesInvalid, match=r"^modle: not known here"):
-        desk.set_term({"provider": "openai", "modle": "x", "discount": "9"}, by="ada")
+        desk.set_term({"provider": "openai", "modle": "x", "discount": "9"}, by=by("ada"))
     assert len(desk.archives()["held"]) == 2
 
 
 def test_an_archive_is_taken_with_its_findings(desk: Desk) -> None:
     data = edited(lambda new: model_of(new, "openai", "o1-pro")["prices"][0]["prices"].update(input="0.00016"))
-    looked = desk.update(data, by="ada", check=True)
+    looked = desk.update(data, by=by("ada"), check=True)
     assert (looked["taken"], looked["findings"], looked["unchanged"]) == (False, 1, False)
     assert looked["changes"] == [
         {
@@ -195,19 +200,19 @@ def test_an_archive_is_taken_with_its_findings(desk: Desk) -> None:
         }
     ]
     assert desk.archives()["held"] == []
-    taken = desk.update(data, by="ada")
+    taken = desk.update(data, by=by("ada"))
     assert (taken["taken"], taken["from"], taken["to"]) == (True, BUNDLED, hashlib.sha256(data).hexdigest())
     assert desk.listed(provider="openai", model="gpt-4o")["newer_bundled"] is True
     assert desk.find("current") == data
-    back = desk.update(None, by="bob")
+    back = desk.update(None, by=by("bob"))
     assert (back["to"], back["findings"]) == (BUNDLED, 1)
     assert len(desk.archives()["archives"]) == 2
 
 
 def test_taking_the_same_again_is_no_change(desk: Desk) -> None:
-    assert desk.update(None, by="ada")["unchanged"]
+    assert desk.update(None, by=by("ada"))["unchanged"]
     assert len(desk.archives()["held"]) == 1  # from now on it holds because it was said
-    assert desk.update(None, by="ada")["changes"] == []
+    assert desk.update(None, by=by("ada"))["changes"] == []
     assert len(desk.archives()["held"]) == 1
 
 
@@ -228,18 +233,18 @@ def test_taking_the_same_again_is_no_change(desk: Desk) -> None:
 )
 def test_a_faulty_archive_is_refused_whole(desk: Desk, data: bytes, message: str) -> None:
     with pytest.raises(PricesInvalid, match=message):
-        desk.update(data, by="ada")
+        desk.update(data, by=by("ada"))
     assert desk.archives()["held"] == []
 
 
 def test_a_change_from_an_old_state_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(tmp_path, now=lambda: NOW)
-    desk.take_contract(b"", by="ada")
+    desk.take_contract(b"", by=by("ada"))
     stale = archive.current(tmp_path)
-    desk.take_contract(CONTRACT, by="bob")
+    desk.take_contract(CONTRACT, by=by("bob"))
     monkeypatch.setattr(archive, "current", lambda _: stale)
     with pytest.raises(Conflict):
-        desk.take_contract(b"# late", by="eve")
+        desk.take_contract(b"# late", by=by("eve"))
 
 
 # ---- archives by name ----------------------------------------------------------------------------------------------
@@ -248,7 +253,7 @@ def test_a_change_from_an_old_state_is_refused(tmp_path: Path, monkeypatch: pyte
 def test_an_archive_by_hash_day_and_word(desk: Desk) -> None:
     assert desk.find("bundled") == desk.find("current") == desk.find(BUNDLED[:6]) == archive.bundled()
     newer = edited(lambda new: new.update(as_of="2026-12-01"))
-    desk.update(newer, by="ada")
+    desk.update(newer, by=by("ada"))
     today = datetime.now(UTC).date()
     assert desk.find(today.isoformat()) == newer
     assert desk.difference(BUNDLED[:8], "current")["changes"] == []

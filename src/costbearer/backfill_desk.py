@@ -132,7 +132,8 @@ class BackfillDesk:
         again = [each.old_key for each in wanted if each.old_key in before]
         if again:
             raise Conflict(f"replaced before: {', '.join(key[:60] for key in again[:5])}; nothing is issued")
-        made = [self._replaced(each, expires, now, actor) for each in wanted]
+        with self._control.database.together():
+            made = [self._replaced(each, expires, now, actor) for each in wanted]
         return {"expires_at": stamp(expires), "keys": made}
 
     def _replaced(self, each: _Wanted, expires: datetime, now: datetime, actor: Actor) -> dict[str, Any]:

@@ -32,12 +32,16 @@ if TYPE_CHECKING:
     from costbearer.console.audits import Audits
     from costbearer.console.pages.parts import Parts
     from costbearer.ledger import Entry
-    from costbearer.stores.control import Control
+    from costbearer.restate import Period
+    from costbearer.stores.control import Actor, Control
     from costbearer.stores.duckdb import Ledger
     from costbearer.stores.periods import Periods
+    from costbearer.stores.sqlite import Database
 
 AMORTISE_INTERVAL_S = 600.0
 """How often the console looks for days whose fees are not amortised; a day is over once in 24 hours."""
+POSTING = frozenset(f"/api/v1/{name}" for name in ("imports", "restatements", "amortisations", "backfill/labels"))
+"""What posts entries, which may take long and must not keep others from changing keys."""
 JOBS_STOP_S = 5.0
 """What the poller of jobs may take to end; it holds nothing that is not asked for again."""
 
@@ -98,6 +102,7 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
                 routers=_api(parts, ledger, bookkeeper, periods, audits),
                 pages=_pages(parts, audits),
                 bodies={AUDIT: BODY_BYTES_MAX, AUDITS: LOG_BYTES_MAX},
+                apart=POSTING,
                 ready=lambda: {"ledger": bookkeeper.failure is None and bookkeeper.complete_to is not None},
             )
         bookkeeper.catch_up()
@@ -149,7 +154,7 @@ def _parts(config: Config, control: Control, ledger: Ledger, bookkeeper: Bookkee
         backfill=BackfillDesk(
             directory, control, ledger, bookkeeper, closed=periods.as_of_now, gateway_url=config.gateway_url
         ),
-        prices=Desk(config.prices_dir),
+        prices=Desk(config.prices_dir, acts=control.database),
         views=Views(control.database),
         findings=Findings(control.database),
         home=home_zone(config),
@@ -171,20 +176,24 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
     from costbearer.console.api_views import views_router
     from costbearer.console.metrics import metrics_router
     from costbearer.imports import post
-    from costbearer.restate import Period, restate
+    from costbearer.restate import restate
+    from costbearer.stores.acts import before_posting
 
-    config, importing = parts.config, threading.Lock()
+    config, importing, acts = parts.config, threading.Lock(), parts.control.database
 
-    def imported(batch: Sequence[Entry]) -> dict[str, Any]:
+    def imported(batch: Sequence[Entry], actor: Actor) -> dict[str, Any]:
         # One at a time: whether a call is there already is asked before it is posted.
         with importing:
+            before_posting(acts, actor, "entries.import", {"entries": len(batch)})
             return post(ledger, bookkeeper, batch, periods.as_of_now()).document()
 
-    def amortised(span: Period, apply: bool) -> dict[str, Any]:
+    def amortised(span: Period, actor: Actor | None) -> dict[str, Any]:
+        apply = _noted(acts, actor, "amortisation.post", span)
         contract, closed, now = contract_of(config), periods.as_of_now(), datetime.now(UTC)
         return amortise(ledger, bookkeeper, contract, **span._asdict(), now=now, apply=apply, closed=closed)
 
-    def restated(span: Period, apply: bool) -> dict[str, Any]:
+    def restated(span: Period, actor: Actor | None) -> dict[str, Any]:
+        apply = _noted(acts, actor, "restatement.post", span)
         prices, closed = load_prices(config.prices_dir), periods.as_of_now()
         return restate(ledger, bookkeeper, prices, span, apply=apply, closed=closed)
 
@@ -194,7 +203,7 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
         imports_router(imported),
         metrics_router(ledger.reader, bookkeeper.progress),
         doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
-        prices_router(config.prices_dir),
+        prices_router(parts.prices),
         periods_router(periods),
         directory_router(parts.directory, parts.backfill),
         amortisation_router(amortised),
@@ -202,6 +211,15 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
         audits_router(audits, parts.findings),
         views_router(parts),
     ]
+
+
+def _noted(acts: Database, actor: Actor | None, action: str, span: Period) -> bool:
+    """Whether a period's entries are to be posted, which somebody is then written down for."""
+    from costbearer.stores.acts import before_posting
+
+    if actor is not None:
+        before_posting(acts, actor, action, span.document())
+    return actor is not None
 
 
 def _pages(parts: Parts, audits: Audits) -> list[APIRouter]:

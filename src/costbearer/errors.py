@@ -30,6 +30,8 @@
     |   `-- QueryInvalid            query_invalid         400   a question to a report that cannot be asked
     |-- NotFound                    not_found             404   no such key, entry, ...
     |-- Conflict                    conflict              409   the thing is not in a state that allows this
+    |   |-- KeyReused               idempotency_key_reused   409
+    |   `-- InProgress              idempotency_in_progress  409
     |-- Unauthorized                unauthorized          401   the administration API without a valid token
     |-- UsageInvalid                usage_invalid         422   counts that contradict their stated containment
     |-- AmountInvalid               amount_invalid        422   text that is not an exact amount of money
@@ -200,6 +202,18 @@ class NotFound(CostbearerError):
 class Conflict(CostbearerError):
     code = "conflict"
     http_status = 409
+
+
+class KeyReused(Conflict):
+    """An Idempotency-Key that came with another request before."""
+
+    code = "idempotency_key_reused"
+
+
+class InProgress(Conflict):
+    """The request that came first with this Idempotency-Key is not done yet."""
+
+    code = "idempotency_in_progress"
 
 
 class Unauthorized(CostbearerError):

@@ -34,7 +34,6 @@ SCANNER_PATTERN = rf"\b{PREFIX}_[0-9A-Za-z]{{{LOOKUP_CHARS}}}_[0-9A-Za-z]{{{SECR
 _SHAPE = re.compile(rf"{PREFIX}_([0-9A-Za-z]{{{LOOKUP_CHARS}}})_[0-9A-Za-z]{{{SECRET_CHARS + CHECK_CHARS}}}")
 _REFERENCE = re.compile(rf"(?:key|{PREFIX})_[0-9A-Za-z]{{{LOOKUP_CHARS}}}(?![0-9A-Za-z])")
 _VALUE_OF = {character: value for value, character in enumerate(ALPHABET)}
-_NO_MAC = hmac.new(bytes(32), digestmod="sha256")
 _LOOKUP_ID = slice(len(PREFIX) + 1, len(PREFIX) + 1 + LOOKUP_CHARS)
 _BEFORE_ANY_TIME = datetime.min.replace(tzinfo=UTC)
 # The structs below are left out of garbage collection (`gc=False`): they cannot form cycles, and a worker that holds
@@ -180,7 +179,7 @@ class KeyRing:
     `peppers` maps each version that a secret names to its 32 bytes; a missing one is a `KeyError`.
     """
 
-    __slots__ = ("_held", "keys")
+    __slots__ = ("_held", "_nobody", "keys")
 
     def __init__(self, records: Iterable[KeyRecord], peppers: Mapping[int, bytes], as_of: datetime) -> None:
         macs = {version: hmac.new(pepper, digestmod="sha256") for version, pepper in peppers.items()}
@@ -200,13 +199,14 @@ class KeyRing:
                 plain_until = min([*turns, ends_at] if ends_at is not None else turns, default=None)
                 held[secret.lookup_id] = _Held(current, secret.digest, mac, ends_at, plain_until)
         self._held = held
+        self._nobody = _nobody(as_of)
         self.keys = keys
 
     def authenticate(self, text: str, now: datetime) -> KeyRecord:
         """The record of a key that holds now, with the labels that hold now.
 
-        Revocation, expiry and the secret are checked every time; there is no cache. Whatever is sent costs one HMAC,
-        and an unknown key gets the same answer as a wrong secret.
+        Revocation, expiry and the secret are checked every time; there is no cache. Whatever is sent costs one HMAC and
+        one comparison in constant time, and an unknown key gets the same answer as a wrong secret.
 
         Raises:
             KeyMissing: no text.
@@ -214,15 +214,24 @@ class KeyRing:
             KeyRevoked: it was revoked.
             KeyExpired: its time, or its secret's time after a rotation, is over.
         """
-        held = self._held.get(text[_LOOKUP_ID])
-        mac = (_NO_MAC if held is None else held.mac).copy()
+        # An unknown key is checked against nobody's digest: how long a refusal takes must not tell which of the two it
+        # was.
+        held = self._held.get(text[_LOOKUP_ID], self._nobody)
+        mac = held.mac.copy()
         mac.update(text.encode("utf-8", "replace"))
-        if held is None or not hmac.compare_digest(mac.digest(), held.digest):
+        if not hmac.compare_digest(mac.digest(), held.digest) or held is self._nobody:
             # Form and checksum are looked at only here: a text with a key's digest is that key.
             _refuse(text)
         if held.plain_until is None or now < held.plain_until:
             return held.record
         return _past_turn(held, now)
+
+
+def _nobody(as_of: datetime) -> _Held:
+    """What a key that is not known is checked against; no text passes, whatever its digest."""
+    none = Labels("", "", "", "")
+    record = KeyRecord(key_id="", labels=none, history=(), created_at=as_of, expires_at=as_of, revoked_at=as_of)
+    return _Held(record, bytes(32), hmac.new(bytes(32), digestmod="sha256"), None, _BEFORE_ANY_TIME)
 
 
 def _refuse(text: str) -> NoReturn:

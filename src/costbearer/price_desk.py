@@ -7,6 +7,7 @@ file that says which of them hold remembers what held before.
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import io
@@ -29,6 +30,9 @@ from costbearer.price_changes import Change, compare
 from costbearer.prices import Card, Context, PriceBook, Unrated
 from costbearer.rate_card import Price
 from costbearer.stores import archive
+from costbearer.stores.acts import note
+from costbearer.stores.control import Actor
+from costbearer.stores.sqlite import Database
 from costbearer.usage import METER
 
 Document = dict[str, Any]
@@ -66,11 +70,19 @@ class Cards:
 
 
 class Desk:
-    """The prices of one data directory. `now` is asked for the moment where none is given."""
+    """The prices of one data directory. `now` is asked for the moment where none is given; `acts` has the audit log
+    into which changes go."""
 
-    def __init__(self, prices_dir: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        prices_dir: Path,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        acts: Database | None = None,
+    ) -> None:
         self._dir = prices_dir
         self._now = now
+        self._acts = acts
 
     # -- looking
 
@@ -158,7 +170,7 @@ class Desk:
 
     # -- changing
 
-    def update(self, data: bytes | None, *, by: str, check: bool = False) -> Document:
+    def update(self, data: bytes | None, *, by: Actor, check: bool = False) -> Document:
         """Take an archive, the bundled one where none is given. With `check` nothing is changed.
 
         Raises:
@@ -170,10 +182,12 @@ class Desk:
         document = difference(held.archive, new, self._now().date())
         same = document["from"] == document["to"]
         if not check and not (same and held.revision):
-            archive.hold(self._dir, expected=held.revision, archive=new, by=by, what=f"update to {document['to'][:12]}")
+            what = f"update to {document['to'][:12]}"
+            with self._noted("prices.update", by, {"archive": document["to"]}, {"archive": document["from"]}):
+                archive.hold(self._dir, expected=held.revision, archive=new, by=by.who, what=what)
         return {**document, "unchanged": same, "taken": not check}
 
-    def take_contract(self, data: bytes, *, by: str) -> Document:
+    def take_contract(self, data: bytes, *, by: Actor) -> Document:
         """Let a contract's file hold in place of the one before.
 
         Raises:
@@ -181,10 +195,13 @@ class Desk:
         """
         contract = Contract.loads(data)
         held = archive.current(self._dir)
-        archive.hold(self._dir, expected=held.revision, contract=data, by=by, what=f"contract {contract.hash[:12]}")
+        with self._noted("prices.contract", by, {"contract": contract.hash}):
+            archive.hold(
+                self._dir, expected=held.revision, contract=data, by=by.who, what=f"contract {contract.hash[:12]}"
+            )
         return _contract(contract)
 
-    def set_term(self, fields: Mapping[str, object], *, by: str) -> Document:
+    def set_term(self, fields: Mapping[str, object], *, by: Actor) -> Document:
         """Add one term to the contract that holds. It begins today where no day is given, and ends an open one before.
 
         Raises:
@@ -194,9 +211,9 @@ class Desk:
         held = archive.current(self._dir)
         contract = Contract.loads(held.contract or b"").with_term(new)
         data = contract.dumps()
-        archive.hold(
-            self._dir, expected=held.revision, contract=data, by=by, what=f"term for {new.provider}/{new.model}"
-        )
+        what = f"term for {new.provider}/{new.model}"
+        with self._noted("prices.term", by, {"contract": hashlib.sha256(data).hexdigest(), "what": what}):
+            archive.hold(self._dir, expected=held.revision, contract=data, by=by.who, what=what)
         return _contract(contract)
 
     def contract(self) -> Document:
@@ -205,6 +222,18 @@ class Desk:
         return {**_contract(Contract.loads(data)), "content": data.decode()}
 
     # -- in between
+
+    @contextlib.contextmanager
+    def _noted(
+        self, action: str, by: Actor, after: Mapping[str, object], before: Mapping[str, object] | None = None
+    ) -> Iterator[None]:
+        """Write down the change that is made inside; without the row there is no change."""
+        if self._acts is None:
+            yield
+            return
+        with self._acts.writing() as connection:
+            note(connection, by, action, self._now(), after, before)
+            yield
 
     def _books(self) -> tuple[archive.Current, PriceBook, Contract | None]:
         held = archive.current(self._dir)

@@ -46,6 +46,10 @@ class Period(NamedTuple):
     since: datetime
     until: datetime
 
+    def document(self) -> dict[str, str]:
+        """The period as JSON."""
+        return {"since": self.since.isoformat(), "until": self.until.isoformat()}
+
 
 class Changed(NamedTuple):
     """What a restatement changes for one model and team: calls by what happens to them, and the cost before and after.

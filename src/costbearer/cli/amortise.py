@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from costbearer.cli.client import Local, Remote, open_client, with_config
+from costbearer.cli.client import Local, Remote, open_client, operator, with_config
 from costbearer.cli.output import csv_option, json_option, one_of, print_csv, print_json, print_table, say
 from costbearer.config import Config
 
@@ -77,9 +77,12 @@ def _locally(client: Local, since: str, until: str | None, apply_it: bool) -> di
     from costbearer.amortise import amortise as spread
     from costbearer.app import books, load_prices
     from costbearer.console.api_restatements import period
+    from costbearer.stores.acts import before_posting
 
     with books(client.config) as (ledger, bookkeeper, closed):
         bookkeeper.catch_up()
         span, contract = period(since, until), load_prices(client.config.prices_dir).contract
         now = datetime.now(UTC)
+        if apply_it:
+            before_posting(client.acts(), operator(), "amortisation.post", span.document())
         return spread(ledger, bookkeeper, contract, **span._asdict(), now=now, apply=apply_it, closed=closed)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from costbearer.stores.control import Actor, Control
     from costbearer.stores.directory import Directory
+    from costbearer.stores.sqlite import Database
     from costbearer.stores.views import Views
 
 SERVER_LOCK = "serve.lock"
@@ -125,9 +126,9 @@ class Local:
 
         return Views((self._opened() if create else self.control).database)
 
-    def operator(self) -> str:
-        """Who does what this command does."""
-        return operator().who
+    def acts(self) -> Database:
+        """Where the audit log is; made where there is none yet."""
+        return self._opened().database
 
     def issue_key(self, fields: Mapping[str, object]) -> Document:
         from costbearer import forms

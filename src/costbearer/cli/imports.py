@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from costbearer.cli.audit import engine, options_of
-from costbearer.cli.client import Local, Remote, open_client, with_config
+from costbearer.cli.client import Local, Remote, open_client, operator, with_config
 from costbearer.cli.output import json_option, print_json, say
 from costbearer.config import Config
 
@@ -90,6 +90,7 @@ def _posted(config: Config, client: Local | Remote, evidence: Any, intake: Any) 
     from costbearer.app import books, hasher
     from costbearer.imports import Imported, batches, post
     from costbearer.stores import secrets
+    from costbearer.stores.acts import before_posting
 
     made = batches(evidence, intake, hasher(secrets.keyring(config.data)))
     total = Imported()
@@ -100,6 +101,7 @@ def _posted(config: Config, client: Local | Remote, evidence: Any, intake: Any) 
     with books(config) as (ledger, bookkeeper, closed):
         bookkeeper.catch_up()
         for batch in made:
+            before_posting(client.acts(), operator(), "entries.import", {"entries": len(batch)})
             total = total.plus(post(ledger, bookkeeper, batch, closed))
     return total
 

@@ -13,7 +13,7 @@ import click
 
 from costbearer import money
 from costbearer.cli.amortise import amortise
-from costbearer.cli.client import Document, Local, Pairs, Remote, with_client
+from costbearer.cli.client import Document, Local, Pairs, Remote, operator, with_client
 from costbearer.cli.output import csv_option, json_option, one_of, print_csv, print_json, print_table, say
 from costbearer.errors import NotFound, PricesInvalid
 
@@ -167,7 +167,7 @@ def set_term(
         if pairs:
             fields[name] = dict(_pairs(pairs))
     if isinstance(client, Local):
-        found = _changing(client).set_term(fields, by=client.operator())
+        found = _changing(client).set_term(fields, by=operator())
     else:
         found = client.document("POST", f"{PATH}/contract/terms", body=fields)
     _print_contract(found, as_json=as_json)
@@ -188,7 +188,7 @@ def import_(client: Local | Remote, file: Path, as_json: bool, as_csv: bool) -> 
         _print_changes(_update(client, data, check=False), as_json=as_json, as_csv=as_csv)
         return
     if isinstance(client, Local):
-        found = _changing(client).take_contract(data, by=client.operator())
+        found = _changing(client).take_contract(data, by=operator())
     else:
         found = client.document("PUT", f"{PATH}/contract", body={"content": packed(data)})
     _print_contract(found, as_json=as_json)
@@ -228,14 +228,16 @@ def _changing(client: Local) -> Desk:
         raise NotFound(
             f"there is no data directory {client.config.data}; name it with --data, or begin with `costbearer serve`"
         )
-    return _desk(client)
+    from costbearer.price_desk import Desk
+
+    return Desk(client.config.prices_dir, acts=client.acts())
 
 
 def _update(client: Local | Remote, data: bytes | None, *, check: bool) -> Document:
     from costbearer.price_desk import packed
 
     if isinstance(client, Local):
-        return _changing(client).update(data, by=client.operator(), check=check)
+        return _changing(client).update(data, by=operator(), check=check)
     body: dict[str, object] = {"check": check, **({"content": packed(data)} if data is not None else {})}
     return client.document("POST", f"{PATH}/update", body=body)
 

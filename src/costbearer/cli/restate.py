@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from costbearer.cli.client import Local, Remote, open_client, with_config
+from costbearer.cli.client import Local, Remote, open_client, operator, with_config
 from costbearer.cli.output import json_option, print_json, print_table, say
 from costbearer.config import Config
 
@@ -64,8 +64,11 @@ def _locally(client: Local, since: str, until: str | None, apply_it: bool) -> di
     from costbearer.app import books, load_prices
     from costbearer.console.api_restatements import period
     from costbearer.restate import restate
+    from costbearer.stores.acts import before_posting
 
     with books(client.config) as (ledger, bookkeeper, closed):
         bookkeeper.catch_up()
-        prices = load_prices(client.config.prices_dir)
-        return restate(ledger, bookkeeper, prices, period(since, until), apply=apply_it, closed=closed)
+        prices, span = load_prices(client.config.prices_dir), period(since, until)
+        if apply_it:
+            before_posting(client.acts(), operator(), "restatement.post", span.document())
+        return restate(ledger, bookkeeper, prices, span, apply=apply_it, closed=closed)

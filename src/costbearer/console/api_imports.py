@@ -9,15 +9,16 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from costbearer.console.bodies import json_object
+from costbearer.console.bodies import actor, json_object
 from costbearer.errors import FieldInvalid
 from costbearer.ledger import Entry
+from costbearer.stores.control import Actor
 
 ENTRIES_MAX = 1000
 
 
-def imports_router(posted: Callable[[Sequence[Entry]], dict[str, Any]]) -> APIRouter:
-    """The router of imports. `posted` takes entries and gives what became of them."""
+def imports_router(posted: Callable[[Sequence[Entry], Actor], dict[str, Any]]) -> APIRouter:
+    """The router of imports. `posted` takes entries and who posts them, and gives what became of them."""
     router = APIRouter(prefix="/api/v1/imports", tags=["entries"])
 
     @router.post("", summary="Post calls of another gateway's log, once for ever")
@@ -26,7 +27,7 @@ def imports_router(posted: Callable[[Sequence[Entry]], dict[str, Any]]) -> APIRo
         # Posting waits for the disk, and must not hold up what else the console answers.
         from starlette.concurrency import run_in_threadpool
 
-        return JSONResponse(await run_in_threadpool(posted, entries))
+        return JSONResponse(await run_in_threadpool(posted, entries, actor(request)))
 
     return router
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -22,10 +21,9 @@ _PRICES = {"type": "object", "additionalProperties": _TEXT, "description": "mete
 _PACKED = {"type": "string", "description": "the file, gzip in base64"}
 
 
-def prices_router(prices_dir: Path) -> APIRouter:
-    """The routes over one directory of prices. Money is decimal text in USD per unit of its meter."""
+def prices_router(desk: Desk) -> APIRouter:
+    """The routes over one desk. Money is decimal text in USD per unit of its meter."""
     routes = APIRouter(prefix="/api/v1/prices", tags=["prices"])
-    desk = Desk(prices_dir)
 
     @routes.get("", summary="The standard prices of every model, the contracted ones beside them")
     def listed(provider: str | None = None, model: str = "*", at: At = None) -> JSONResponse:
@@ -53,7 +51,7 @@ def prices_router(prices_dir: Path) -> APIRouter:
         if body or not isinstance(content, str | None) or not isinstance(check, bool):
             raise FieldInvalid(dict.fromkeys(body, "unknown") or {"content": "text, and check true or false"})
         data = unpacked(content) if content is not None else None
-        return JSONResponse(desk.update(data, by=actor(request).who, check=check))
+        return JSONResponse(desk.update(data, by=actor(request), check=check))
 
     @routes.get("/contract", summary="The contract that holds")
     def contract() -> JSONResponse:
@@ -64,7 +62,7 @@ def prices_router(prices_dir: Path) -> APIRouter:
         content = body.pop("content", None)
         if body or not isinstance(content, str):
             raise FieldInvalid(dict.fromkeys(body, "unknown") or {"content": "missing"})
-        return JSONResponse(desk.take_contract(unpacked(content), by=actor(request).who))
+        return JSONResponse(desk.take_contract(unpacked(content), by=actor(request)))
 
     @routes.post(
         "/contract/terms",
@@ -79,7 +77,7 @@ def prices_router(prices_dir: Path) -> APIRouter:
         ),
     )
     def set_term(request: Request, body: Body) -> JSONResponse:
-        return JSONResponse(desk.set_term(body, by=actor(request).who), status_code=201)
+        return JSONResponse(desk.set_term(body, by=actor(request)), status_code=201)
 
     @routes.get("/models/{model:path}", summary="Every price of one model, and every one it ever had")
     def shown(model: str, provider: str | None = None, at: At = None) -> JSONResponse:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
@@ -22,6 +23,7 @@ from starlette.exceptions import HTTPException
 from costbearer import __version__
 from costbearer.config import Config
 from costbearer.console import api_keys
+from costbearer.console.once import OnceOnly, described
 from costbearer.console.pages import shell
 from costbearer.console.pages.entrance import entrance_router
 from costbearer.console.security import ANSWER_HEADERS, Door, Guard, error_document, is_page
@@ -33,6 +35,7 @@ from costbearer.errors import (
     StoreFailed,
 )
 from costbearer.stores import secrets
+from costbearer.stores.answers import Answers
 from costbearer.stores.control import Control
 from costbearer.stores.sessions import Sessions
 
@@ -53,9 +56,10 @@ def create_app(
     ready: Ready = dict,
     public: Iterable[str] = (),
     bodies: Mapping[str, int] = MappingProxyType({}),
+    apart: Iterable[str] = (),
 ) -> FastAPI:
     """The application. `ready` names what must hold for calls to be served and recorded; `public` lists further paths
-    that need no token, `bodies` those that take larger bodies than others.
+    that need no token, `bodies` those that take larger bodies than others, `apart` those that post entries.
 
     Makes the administrator's token on the first start (`stores.secrets.admin_token` reads it).
 
@@ -81,6 +85,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(OnceOnly, answers=Answers(control.database), apart=apart, large=bodies)
     app.add_middleware(
         Guard,
         door=door,
@@ -90,7 +95,20 @@ def create_app(
         bodies=bodies,
         refused=shell.error_page,
     )
+    _describe(app)
     return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Add to the description what a layer does that no route knows of."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            described(made())
+        return made()
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _health(control: Control, ready: Ready) -> APIRouter:

@@ -125,7 +125,7 @@ def agree_prices(prices_dir: Path) -> None:
     """20 % off the one model, until the contract ends: then its prices rise by a quarter."""
     desk = Desk(prices_dir)
     term = {"provider": "anthropic", "model": SONNET, "discount": "20", "since": "2026-01-01"}
-    desk.set_term({**term, "until": PLANTED.price_change.isoformat()}, by="demo")
+    desk.set_term({**term, "until": PLANTED.price_change.isoformat()}, by=ACTOR)
 
 
 def figures() -> list[Figure]:

@@ -1,10 +1,15 @@
-"""The audit log of administrative acts: one row per change, written in the change's own transaction."""
+"""The audit log of administrative acts: one row per change, written in the change's own transaction.
+
+What is kept elsewhere cannot share that transaction. Prices are a file: the row and the file are written inside one
+transaction of the log, which commits last. Entries are posted to the journal, which takes long: their row is committed
+first (`before_posting`), so that nothing is posted that the log does not tell of.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, insert
@@ -13,6 +18,7 @@ from costbearer.stores.control_schema import audit_log
 
 if TYPE_CHECKING:
     from costbearer.stores.control import Actor
+    from costbearer.stores.sqlite import Database
 
 
 def note(
@@ -38,3 +44,13 @@ def note(
             after=None if after is None else json.dumps(dict(after), ensure_ascii=False),
         )
     )
+
+
+def before_posting(database: Database, actor: Actor, action: str, asked: Mapping[str, object]) -> None:
+    """Write down what is about to be posted.
+
+    Raises:
+        StoreFailed: the row cannot be written; nothing may be posted then.
+    """
+    with database.writing() as connection:
+        note(connection, actor, action, datetime.now(UTC), asked)

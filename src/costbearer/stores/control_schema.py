@@ -27,7 +27,7 @@ from sqlalchemy.engine import Dialect
 from costbearer.labels import BLANKS, INNER_PUNCTUATION, INVISIBLES, LABEL_CHARS_MAX, PLACEHOLDERS, PUNCTUATION
 from costbearer.ledger import LABELS
 
-VERSION = "0004"
+VERSION = "0005"
 """The newest migration in `migrations/versions`."""
 
 
@@ -122,8 +122,10 @@ peppers = Table(
     metadata,
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("fingerprint", LargeBinary, nullable=False),
+    Column("retired_at", UtcTime),
 )
-"""Which peppers the digests were made with, so that a keyring that was lost and made anew is noticed, not believed."""
+"""Which peppers the digests were made with, so that a keyring that was lost and made anew is noticed, not believed. A
+retired one is in no keyring any more, and the secrets that it digested are refused."""
 
 issued_once = Table(
     "issued_once",
@@ -132,6 +134,19 @@ issued_once = Table(
     Column("key_id", String(16), ForeignKey("keys.key_id"), nullable=False),
     Column("at", UtcTime, nullable=False),
 )
+
+answered_once = Table(
+    "answered_once",
+    metadata,
+    Column("idempotency_key", String(255), primary_key=True),
+    Column("request", String(64), nullable=False),
+    Column("life", String(32), nullable=False),
+    Column("status", Integer),
+    Column("body", Text),
+    Column("at", UtcTime, nullable=False),
+)
+"""Answers of the API to requests with an Idempotency-Key. `request` is the SHA-256 of method, address and body, `life`
+the process that answers; `status` and `body` are NULL until it has. No body holds a key."""
 
 audit_log = Table(
     "audit_log",

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -36,6 +37,7 @@ class Database:
         self._engine = _engine(file, read_only=read_only)
         self._watch: sqlite3.Connection | None = None
         self._inode = 0
+        self._joined: ContextVar[Connection | None] = ContextVar("joined", default=None)
 
     @classmethod
     def prepare(cls, file: Path) -> None:
@@ -121,6 +123,10 @@ class Database:
             StoreFailed: the file cannot be read.
         """
         try:
+            joined = self._joined.get()
+            if joined is not None:
+                yield joined
+                return
             with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
@@ -130,16 +136,42 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """A transaction that is alone in writing; it commits at the end and leaves nothing if it does not get there.
 
+        Within `joined` it is a part of that transaction: one that fails leaves nothing of itself, and the rest stands.
+
         Raises:
             StoreFailed: opened for reading only, or the database refuses the change.
         """
         if self._read_only:
             raise StoreFailed(f"{self.file} was opened for reading only")
         try:
+            joined = self._joined.get()
+            if joined is not None:
+                with joined.begin_nested():
+                    yield joined
+                return
             with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
                 yield connection
         except SQLAlchemyError as error:
             raise StoreFailed(f"{self.file} did not take the change: {_reason(error)}") from None
+
+    @contextmanager
+    def joined(self, connection: Connection) -> Iterator[None]:
+        """Whatever this task, or a thread it waits for, reads and writes meanwhile belongs to this transaction."""
+        token = self._joined.set(connection)
+        try:
+            yield
+        finally:
+            self._joined.reset(token)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Several changes that are made all or none.
+
+        Raises:
+            StoreFailed: as `writing`.
+        """
+        with self.writing() as connection, self.joined(connection):
+            yield
 
     def version(self) -> str | None:
         """The last migration that ran here; None for a file that is new."""

@@ -242,7 +242,7 @@ def _set(request: Request, parts: Parts, posted: Posted) -> Response:
         return _contract(request, parts, posted.texts, {"contract": said}, 409)
     fields: dict[str, object] = dict(filled((name, posted.text(name)) for name in TERM))
     try:
-        parts.prices.set_term(fields, by=actor(request).who)
+        parts.prices.set_term(fields, by=actor(request))
     except (PricesInvalid, FieldInvalid) as error:
         return _contract(request, parts, posted.texts, _faults(error), 422)
     return RedirectResponse(f"{PATH}/contract", 303)
