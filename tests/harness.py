@@ -143,6 +143,8 @@ class Gateway:
     ) -> FakeWire:
         """One request, to its end."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        if method == "GET":
+            data = b""
         wire = wire or FakeWire(data, leave_after=leave_after)
         credential = [("authorization", f"Bearer {key or self.key}")]
         if path.startswith("/v1/messages"):
@@ -151,7 +153,7 @@ class Gateway:
         try:
             head = head_of(method, path, [*standard, *(credential if headers is None else headers)])
         except CallRefused as refused:
-            pipeline.refuse(self.worker, wire, refused)
+            pipeline.refuse(self.worker, wire, refused, path)
         else:
             await pipeline.serve(self.worker, head, wire)
         return wire

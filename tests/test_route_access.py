@@ -124,7 +124,7 @@ def credentials(running: Gateway, token: str) -> dict[str, Sent]:
         "in the body": Sent([], body=f'{{"key": "{key}"}}'.encode()),
         "absurdly long": bearer(key + "x" * 500),
         "the administrator's token": bearer(token),
-        "a provider's own key": bearer("sk-proj-0123456789abcdef0123456789abcdef"),
+        "a provider's own key": bearer("sk-not-a-real-key-0000"),
         "malformed": bearer(key[:-1]),
         "wrong checksum": bearer(key[:-1] + ("0" if key[-1] != "0" else "1")),
         "unknown id": bearer(new_key(chance.randrange).text),

@@ -144,6 +144,12 @@ class HeadReader:
         return headers
 
 
+def seeming_path(data: bytes) -> str:
+    """What stands where a request has its path, of bytes that are none: good for nothing but choosing words."""
+    words = data[:TARGET_BYTES_MAX].partition(b"\r\n")[0].split(b" ")
+    return words[1].decode("latin-1") if len(words) > 1 else "/"
+
+
 def _text(data: bytes) -> str:
     """Headers are ASCII; what else callers put into a tag is read as UTF-8 or, where it is none, as Latin-1."""
     try:

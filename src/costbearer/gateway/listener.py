@@ -29,6 +29,7 @@ from costbearer.gateway.http1 import (
     Head,
     HeadReader,
     reply_head,
+    seeming_path,
 )
 from costbearer.gateway.worker import Worker
 
@@ -326,7 +327,7 @@ class CallerConnection(asyncio.Protocol):
         try:
             head = self.head = self._listener.heads.read(data[:end])
         except CallRefused as refused:
-            self._refuse(refused)
+            self._refuse(refused, seeming_path(data))
             return
         self._unread = b""
         self._waiting, self.deadline = "", 0.0
@@ -339,7 +340,8 @@ class CallerConnection(asyncio.Protocol):
         else:
             self._await_body(head, rest)
         if self.excess:
-            self._refuse(RateLimited("too many connections of one address; gateway.connections_per_client_max is less"))
+            refused = RateLimited("too many connections of one address; gateway.connections_per_client_max is less")
+            self._refuse(refused, head.path)
             return
         self._task = self._loop.create_task(self._serve())
 
@@ -504,10 +506,10 @@ class CallerConnection(asyncio.Protocol):
 
     # -- the end
 
-    def _refuse(self, refused: CallRefused) -> None:
+    def _refuse(self, refused: CallRefused, path: str = "/") -> None:
         """Answer what is no request, and close: where a next one would begin cannot be known."""
         self.head = Head("GET", "/", "", {}, 0, keep_alive=False)
-        pipeline.refuse(self._listener.worker, self, refused)
+        pipeline.refuse(self._listener.worker, self, refused, path)
         self._close()
 
     def _close(self) -> None:

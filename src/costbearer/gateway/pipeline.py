@@ -47,9 +47,9 @@ async def serve(worker: Worker, head: Head, wire: edge.Wire) -> None:
         worker.requests -= 1
 
 
-def refuse(worker: Worker, wire: edge.Wire, refused: CallRefused) -> None:
-    """Answer what is no request that could be served: nobody knows for which provider it was meant."""
-    replies.refuse(wire, worker.dialects[family("/")], refused, worker.new_request_id())
+def refuse(worker: Worker, wire: edge.Wire, refused: CallRefused, path: str) -> None:
+    """Answer what is no request that could be served. `path` is what seems to be its path: it chooses the dialect."""
+    replies.refuse(wire, worker.dialects[family(path)], refused, worker.new_request_id())
 
 
 async def _call(
