@@ -306,6 +306,7 @@ MADE: dict[str, frozenset[str]] = {
             "ibis.to_sql(selected, dialect='duckdb')", "ibis.to_sql(expression, dialect='duckdb')", "sums", "first",
             "number", "each", "shown", "sql", "path", "self.limits.line_bytes * 2", "self.limits.line_bytes", "columns",
             "names", "self._texts(source)", "shape", "self._texts_of(table, tops)", "table", "read", "macro",
+            "', '.join(sums)",
         }
     ),
     "logsql": frozenset(
