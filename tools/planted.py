@@ -122,7 +122,7 @@ BUGS: tuple[Bug, ...] = (
         '    return _close(intent, ending, basis="unknown", reason_unknown=reason, notes=intent.notes + notes, **learned)',
         "    learned = {**learned, 'cost_usd': money.ZERO}\n"
         '    return _close(intent, ending, basis="unknown", reason_unknown=reason, notes=intent.notes + notes, **learned)',
-        ("test_settling.py", "test_gateway_calls.py"),
+        ("test_gateway_wire.py",),
     ),
     Bug(
         "cached tokens cost the full price too",
