@@ -99,6 +99,8 @@ def running_edge(
     async def serve() -> None:
         async with gateway(config) as inner:
             listening = socket.create_server(("127.0.0.1", 0), backlog=512)
+            # Accepted sockets inherit it: the system keeps little of a reply, so that what is kept here can be seen.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
             listener = Listener(inner.worker, listening, tls=tls)
             listener.start()
             started.append(Edge(asyncio.get_running_loop(), inner, listener, listening.getsockname()[1]))

@@ -343,12 +343,10 @@ class CallerConnection(asyncio.Protocol):
         self._waiting, self.deadline = "", 0.0
         rest = data[end + len(END) :]
         length = head.length
-        if length == len(rest):
-            self._body = rest
-        elif length is not None and length < len(rest):
-            self._body, self._unread = rest[:length], rest[length:]
-        else:
+        if length is None or length > len(rest) or length > self._listener.worker.body_bytes_max:
             self._await_body(head, rest)
+        else:
+            self._body, self._unread = rest[:length], rest[length:]
         if self.excess:
             self._refuse(RateLimited("too many connections of one address; gateway.connections_per_client_max is less"))
             return
