@@ -59,7 +59,11 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST = re.compile(r"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PATH = re.compile(r"/[0-9A-Za-z._~!$&'()*+,;=:@/-]*")
 _ESCAPED_PATH = re.compile(r"/(?:[0-9A-Za-z._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+_QUERY = re.compile(r"[!\"$-~]*")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[\x21-\x7e][\x20-\x7e\t]*)?")
+_LIKE_FRAMING = re.compile(r"(?:transfer|content)[^a-z]*(?:encoding|length)")
+"""Names that another parser may take for the ones that say where a body ends. Three of them are real headers."""
+_REAL = frozenset({"transfer-encoding", "content-encoding", "content-length"})
 _NAMES_OF_PARTS = "/model/"
 """Below this path an escaped slash is part of a name (an ARN), as AWS's SDKs send it; nowhere else is there one."""
 
@@ -87,6 +91,8 @@ class _Names(dict[str, str]):
         if not _TOKEN.fullmatch(written):
             raise RequestMalformed(f"{written[:40]!r} is no header name")
         name = written.lower()
+        if name not in _REAL and _LIKE_FRAMING.fullmatch(name):
+            raise RequestMalformed(f"the header name {written[:40]!r} can be taken for one that frames the body")
         if len(self) < HEADER_NAMES_KNOWN_MAX:
             self[written] = name
         return name
@@ -117,6 +123,8 @@ class HeadReader:
                 raise HeaderInvalid("the Host header is no host name or address, with or without a port")
         elif not http_1_0:
             raise HeaderInvalid("the Host header is missing")
+        if "expect" in headers and headers["expect"].lower() != "100-continue":
+            raise HeaderInvalid("the Expect header can only be 100-continue")
         length: int | None = 0
         if "transfer-encoding" in headers or "content-length" in headers:
             length = _framing(headers, http_1_0)
@@ -140,7 +148,7 @@ class HeadReader:
             elif name in SINGLE_HEADERS:
                 raise HeaderInvalid(f"the header {name} is there more than once")
             else:
-                headers[name] = f"{headers[name]},{value.strip()}"
+                headers[name] += "," + value.strip(" \t")
         return headers
 
 
@@ -171,7 +179,7 @@ def _request_line(line: str) -> tuple[str, str, str, bool]:
     path, _, query = target.partition("?")
     if not _PATH.fullmatch(path):
         path = _unescaped(path)
-    if query and ("#" in query or not query.isascii()):
+    if query and not _QUERY.fullmatch(query):
         raise RequestMalformed("the query holds a character that must be escaped")
     return method, path, query, version == "HTTP/1.0"
 
@@ -196,7 +204,8 @@ def _framing(headers: dict[str, str], http_1_0: bool) -> int | None:
         if not (length.isascii() and length.isdigit()) or len(length) > LENGTH_DIGITS_MAX:
             raise RequestMalformed("Content-Length is no number of bytes")
         return int(length)
-    if coding.lower() != "chunked":
+    # There are letters outside ASCII whose lower case is inside: the Kelvin sign makes a k.
+    if not coding.isascii() or coding.lower() != "chunked":
         raise BodyInvalid("the transfer encoding must be chunked; compressed request bodies are not read")
     if length is not None:
         raise RequestMalformed("both Content-Length and Transfer-Encoding are there; send one")
@@ -268,7 +277,7 @@ class Chunks:
             self._left = int(size[1], 16)
             self._trailer = None if self._left else 0
             return
-        # Trailers are read over: nothing the gateway looks at may come after the body it has been read for.
+        # Trailers are read over, and none may be of a kind that somebody would act on: the request has been read.
         self._trailer += len(line)
         name, colon, value = line.partition(b":")
         if not line:
@@ -277,6 +286,7 @@ class Chunks:
             not colon
             or self._trailer > TRAILER_BYTES_MAX
             or not _TOKEN.fullmatch(name.decode("latin-1"))
+            or name.decode().lower() in SINGLE_HEADERS
             or value.translate(None, _PRINTED)
         ):
             _broken()

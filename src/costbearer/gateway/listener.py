@@ -13,9 +13,18 @@ import errno
 import logging
 import socket
 import ssl
+import struct
 from typing import Literal, cast
 
-from costbearer.errors import BodyInvalid, BodyTooLarge, CallRefused, HeadersTooLarge, RateLimited, RequestTimeout
+from costbearer.errors import (
+    BodyInvalid,
+    BodyTooLarge,
+    CallRefused,
+    HeadersTooLarge,
+    RateLimited,
+    RequestTimeout,
+    ShuttingDown,
+)
 from costbearer.gateway import pipeline
 from costbearer.gateway.edge import Leaver
 from costbearer.gateway.http1 import (
@@ -92,13 +101,13 @@ class Listener:
         self._sweep()
 
     def stop_accepting(self) -> None:
-        """Close the listening socket, and every connection that carries no request."""
+        """Close the listening socket and every connection that carries no request; refuse those still being sent."""
         if not self.closing:
             self.closing = True
             self._loop.remove_reader(self._listening.fileno())
             self._listening.close()
             for connection in list(self._open):
-                connection.close_if_idle()
+                connection.wind_up()
 
     async def finish(self, timeout_s: float) -> None:
         """Let replies that are written be taken for so long, then drop whoever is left."""
@@ -169,11 +178,12 @@ class Listener:
                 del self._clients[connection.client]
 
     def _sweep(self) -> None:
+        # The next look is certain before anything of this one can fail.
+        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         now = self._loop.time()
         late = [connection for connection in self._open if 0.0 < connection.deadline < now]
         for connection in late:
             connection.expire(now)
-        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
 
 class CallerConnection(asyncio.Protocol):
@@ -267,7 +277,8 @@ class CallerConnection(asyncio.Protocol):
                 self.abort()
         elif self._parts is not None:
             self._take(data)
-        elif self._task is not None:
+        elif self._task is not None or self.paused:
+            # One at a time: nothing is begun for a caller who is being answered, or who does not take the answer.
             self._unread += data
             if len(self._unread) > READ_AHEAD_BYTES:
                 self._transport.pause_reading()
@@ -333,12 +344,10 @@ class CallerConnection(asyncio.Protocol):
         self._waiting, self.deadline = "", 0.0
         rest = data[end + len(END) :]
         length = head.length
-        if length == len(rest):
-            self._body = rest
-        elif length is not None and length < len(rest):
-            self._body, self._unread = rest[:length], rest[length:]
-        else:
+        if length is None or length > len(rest) or length > self._listener.worker.body_bytes_max:
             self._await_body(head, rest)
+        else:
+            self._body, self._unread = rest[:length], rest[length:]
         if self.excess:
             refused = RateLimited("too many connections of one address; gateway.connections_per_client_max is less")
             self._refuse(refused, head.path)
@@ -406,7 +415,7 @@ class CallerConnection(asyncio.Protocol):
             BodyTooLarge: larger than `gateway.body_bytes_max`.
         """
         if self._body is None and self._fault is None:
-            if "expect" in self.head.headers and not self.gone:
+            if "expect" in self.head.headers and not self.head.http_1_0 and not self.gone:
                 self._transport.write(CONTINUE)
             self._body_waiter = self._loop.create_future()
             await self._body_waiter
@@ -432,7 +441,7 @@ class CallerConnection(asyncio.Protocol):
         elif not self._answered or self._streaming:
             # Nothing, or half a reply: what the caller has must not look whole.
             self.abort()
-        elif not self._keep:
+        elif not self._keep or self._listener.closing:
             self._close()
         else:
             self._forget_request()
@@ -487,6 +496,10 @@ class CallerConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop the connection: whatever the caller has is all it gets, and it does not look whole."""
+        if self._streaming and self.head.http_1_0 and not self.gone:
+            # The end of such a reply is the end of its connection; only a reset says that there should be more.
+            accepted = self._transport.get_extra_info("socket")
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._leave()
         self._transport.abort()
 
@@ -523,10 +536,13 @@ class CallerConnection(asyncio.Protocol):
                 return
         self._transport.close()
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is under way."""
+    def wind_up(self) -> None:
+        """Close unless a request is under way. One whose body is still coming would be refused once it is there."""
         if self._task is None and self._waiting in {"idle", "head"}:
             self._transport.close()
+        elif self._waiting == "body":
+            self.deadline = 0.0
+            self._fail(ShuttingDown("the gateway is shutting down; send the request again"))
 
     def expire(self, now: float) -> None:
         """What was waited for has not come in time."""

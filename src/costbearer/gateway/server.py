@@ -46,6 +46,8 @@ EXIT_NOT_DRAINED = 75
 """The exit code of a worker that was ended with calls still open (sysexits: temporary failure)."""
 EXIT_ORPHANED = 69
 """The exit code of a process whose parent was gone before it had begun (sysexits: unavailable)."""
+REASON_BYTES_MAX = 2048
+"""What a worker says of why it cannot start; a pipe takes this much in one piece."""
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("costbearer.gateway")
@@ -79,14 +81,21 @@ def run(config: Config, make: MakeWorker) -> int:
 
 
 class _Workers:
-    """The worker processes. One that dies is started again; all end together."""
+    """The worker processes. One that dies is started again; all end together.
+
+    One that cannot start ends them all, unless another has begun to serve before: then it is tried again.
+    """
 
     def __init__(self, config: Config, make: MakeWorker, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        self._listening = listening
         self._arguments = (config, make, listening, tls)
         self._kill_after_s = config.number("gateway.drain_timeout_s") + KILL_AFTER_DRAIN_S
         # By fork: what was loaded and prepared is there at once, and a new worker needs no second look at the settings.
         self._context = multiprocessing.get_context("fork")
         self._stopping = False
+        # Written by workers, each in one piece: why it cannot start, or nothing once it serves.
+        self._told, self._tell = self._context.Pipe(duplex=False)
+        self._served = False
         self._running = [self._start() for _ in range(config.integer("gateway.workers"))]
 
     def run(self) -> int:
@@ -98,17 +107,30 @@ class _Workers:
             now = time.monotonic()
             for process in [process for process in self._running if process.exitcode is not None]:
                 self._running.remove(process)
-                if process.exitcode == EXIT_NOT_STARTED and not self._running and not again_at:
+                reason = self._listen_to_workers()
+                if process.exitcode == EXIT_NOT_STARTED and not self._served:
+                    log.critical("the gateway cannot start: %s", reason)
+                    self._end()
                     return EXIT_NOT_STARTED
-                log.error("worker %s ended with code %s; starting another", process.pid, process.exitcode)
+                why = f": {reason}" if reason else ""
+                log.error("worker %s ended with code %s%s; starting another", process.pid, process.exitcode, why)
                 again_at.append(now + RESPAWN_PAUSE_S)
             while again_at and now >= again_at[0] and not self._stopping:
                 del again_at[0]
                 self._running.append(self._start())
         return self._end()
 
+    def _listen_to_workers(self) -> str:
+        """Why the first of them could not start that has said so since; "" if none has."""
+        reason = ""
+        while self._told.poll():
+            said = self._told.recv_bytes().decode(errors="replace")
+            self._served = self._served or not said
+            reason = reason or said
+        return reason
+
     def _start(self) -> multiprocessing.process.BaseProcess:
-        process = self._context.Process(target=_work, args=(*self._arguments, os.getpid()))
+        process = self._context.Process(target=_work, args=(*self._arguments, os.getpid(), self._tell))
         process.start()
         return process
 
@@ -116,6 +138,8 @@ class _Workers:
         self._stopping = True
 
     def _end(self) -> int:
+        # Who connects from now on is refused at once; left open, it would queue those whom nobody will accept.
+        self._listening.close()
         for process in self._running:
             process.terminate()
         end = time.monotonic() + self._kill_after_s
@@ -173,7 +197,14 @@ def _tls(config: Config) -> ssl.SSLContext | None:
 # -- a worker
 
 
-def _work(config: Config, make: MakeWorker, listening: socket.socket, tls: ssl.SSLContext | None, parent: int) -> None:
+def _work(
+    config: Config,
+    make: MakeWorker,
+    listening: socket.socket,
+    tls: ssl.SSLContext | None,
+    parent: int,
+    tell: connection.Connection,
+) -> None:
     """One worker's whole life, in its own process."""
     # Ctrl-C reaches the supervisor too, which ends its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -184,8 +215,9 @@ def _work(config: Config, make: MakeWorker, listening: socket.socket, tls: ssl.S
             worker = make(config, runner.get_loop())
             runner.run(_begin(worker))
         except CostbearerError as error:
-            log.critical("this worker cannot start: %s", error.message)
+            tell.send_bytes(error.message.encode()[:REASON_BYTES_MAX])
             os._exit(EXIT_NOT_STARTED)
+        tell.send_bytes(b"")
         runner.run(_serve(worker, Listener(worker, listening, tls=tls)))
 
 
