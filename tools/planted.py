@@ -178,7 +178,7 @@ BUGS: tuple[Bug, ...] = (
         "gateway/http1.py",
         "    if length is not None:\n        raise RequestMalformed(",
         "    if length is None and http_1_0:\n        raise RequestMalformed(",
-        ("test_smuggling.py", "test_http1.py"),
+        ("test_smuggling.py",),
     ),
     Bug(
         "two credentials: the first pays",

@@ -349,8 +349,8 @@ class CallerConnection(asyncio.Protocol):
         else:
             self._body, self._unread = rest[:length], rest[length:]
         if self.excess:
-            refused = RateLimited("too many connections of one address; gateway.connections_per_client_max is less")
-            self._refuse(refused, head.path)
+            excess = RateLimited("too many connections of one address; gateway.connections_per_client_max is less")
+            self._refuse(excess, head.path)
             return
         self._task = self._loop.create_task(self._serve())
 
