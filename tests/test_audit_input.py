@@ -367,3 +367,9 @@ def test_hostile_column_names_are_only_names(tmp_path: Path) -> None:
     assert (
         audited(file, columns={"tenant": evil, "input_tokens": "input_tokens", "response_model": "model"}).records == 1
     )
+
+
+def test_an_address_that_is_not_read_is_not_repeated_with_its_password() -> None:
+    with pytest.raises(InputInvalid, match="an address is read only") as caught:
+        audited("https://reader:hunter2@127.0.0.1:1/log.jsonl?token=hunter2")
+    assert "hunter2" not in caught.value.message

@@ -282,6 +282,15 @@ def test_the_directory_and_a_new_name_as_an_act(reader: Reader, changes: dict[st
         assert 'value="agent-one"' in answer.text, "what was filled in is still there"
 
 
+def test_a_key_that_is_pasted_into_the_search_is_not_repeated(reader: Reader) -> None:
+    key = shown_key(reader.submit("/keys/issue", labels(once="find")).text)
+    found = reader.get("/find", params={"q": f" {key} "}, headers=HTML, follow_redirects=False)
+    assert (found.status_code, key[17:] in found.headers["location"]) == (303, False)
+    assert key[4:16] in reader.page(found.headers["location"]).text
+    unknown = reader.page(f"/find?q=cbk_zzzzzzzzzzzz_{'Z' * 36}")
+    assert unknown.status_code == 200 and "Z" * 36 not in unknown.text
+
+
 def test_a_key_that_somebody_else_changed_is_not_changed_over_them(reader: Reader, config: Config) -> None:
     reader.submit("/keys/issue", labels())
     (kept,) = api(reader, config, "GET", "/api/v1/keys").json()["keys"]

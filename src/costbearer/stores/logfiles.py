@@ -93,6 +93,9 @@ def found(names: Sequence[str]) -> list[str]:
             if not inside:
                 raise InputInvalid(f"{name}: the directory holds no log file")
             files += map(str, inside)
+        elif "://" in name:
+            # Not repeated: an address often holds a password or a token.
+            raise InputInvalid("an address is read only where it is postgresql://HOST/DB; fetch the file first")
         elif PATTERN.search(name):
             matches = sorted(str(each) for each in _globbed(path) if each.is_file())
             if not matches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from costbearer.console.pages.links import address, one
 from costbearer.console.pages.parts import Parts
 from costbearer.console.pages.report_pages import tables_of
 from costbearer.errors import NotFound
+from costbearer.keys import reference
 from costbearer.reports import answer, question
 from costbearer.reports.dimensions import NONE, REST
 from costbearer.reports.query import Query, Reader
@@ -39,9 +41,13 @@ def find_router(parts: Parts) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     def found(q: str) -> tuple[str, str | None, list[Hit]]:
-        text = q.strip()[:200]
+        # Of a key that was pasted whole only what is not secret is looked for and shown.
+        text = reference(q) or q.strip()[:200]
         if not text or not text.isprintable():
             return text, None, []
+        if reference(text):
+            with contextlib.suppress(NotFound):
+                return text, f"/keys/{parts.control.get(text).key_id}", []
         others = parts.beside()
         with parts.open_reader() as reader:
             place = _identified(reader, text, parts, others)
