@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from costbearer import __version__
 from costbearer.config import Config
 from costbearer.console import api_keys
+from costbearer.console.described import described
 from costbearer.console.pages import shell
 from costbearer.console.pages.entrance import entrance_router
 from costbearer.console.security import ANSWER_HEADERS, Door, Guard, error_document, is_page
@@ -77,6 +78,7 @@ def create_app(
     door, sessions = Door(secrets.admin_token(config.data)), Sessions(control.database)
     for router in (shell.static_router(), entrance_router(door, sessions), *pages):
         app.include_router(router)
+    app.openapi = described(app)  # type: ignore[method-assign]
     app.add_exception_handler(CostbearerError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
