@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fuzz.seeds import ARCHIVE, text
+
 FOUND: Mapping[str, tuple[bytes, ...]] = {
     # A row of YAML whose name is no text: the refusal that should have named it was a TypeError.
     "owners": (
@@ -32,5 +34,9 @@ FOUND: Mapping[str, tuple[bytes, ...]] = {
     ),
     "views": (b"a = " + b"[" * 5000, b"a = " + b"9" * 5000, b"a" + b".a" * 3000 + b" = 1"),
     "settings": (b"a = " + b"[" * 5000, b"a = " + b"9" * 5000, b"a" + b".a" * 3000 + b" = 1", b"\xff"),
-    "archive": (b'{"x":' * 100_000,),
+    # A clause about a list where a text should be.
+    "archive": (
+        b'{"x":' * 100_000,
+        *(text(ARCHIVE).replace(b'"gpt-4o"}', each + b"}") for each in (b"[]", b"{}", b"1")),
+    ),
 }

@@ -230,7 +230,7 @@ def matcher(clause: Clause) -> Callable[[str], bool]:
         ValueError: a clause of no known kind.
         re.error: a regular expression that is none.
     """
-    ((kind, value),) = clause.items()
+    kind, value = _clause(clause)
     if kind in ("or", "and"):
         tests = [matcher(each) for each in value]
         return (
@@ -254,6 +254,16 @@ def matcher(clause: Clause) -> Callable[[str], bool]:
     raise ValueError(f"no such clause: {kind}")
 
 
+def _clause(clause: Clause) -> tuple[str, Any]:
+    """The kind of a clause and what it is about: a list of clauses, or a text."""
+    if not isinstance(clause, dict) or len(clause) != 1:
+        raise ValueError("a clause is an object with one name")
+    ((kind, value),) = clause.items()
+    if not isinstance(value, list if kind in ("or", "and") else str):
+        raise ValueError(f"a clause {kind} of what is none")
+    return kind, value
+
+
 class NameIndex:
     """Finds the first of many clauses that matches a name: exact names by one look-up, patterns in order."""
 
@@ -261,9 +271,11 @@ class NameIndex:
         self._exact: dict[str, int] = {}
         self._patterns: list[tuple[int, Callable[[str], bool]]] = []
         for position, clause in enumerate(clauses):
-            for each in clause.get("or", (clause,)):
-                if "equals" in each:
-                    self._exact.setdefault(each["equals"].lower(), position)
+            kind, value = _clause(clause)
+            for each in value if kind == "or" else (clause,):
+                of, text = _clause(each)
+                if of == "equals":
+                    self._exact.setdefault(text.lower(), position)
                 else:
                     self._patterns.append((position, matcher(each)))
 

@@ -155,7 +155,10 @@ class Desk:
         if reference == "bundled":
             return bundled
         if _DAY.fullmatch(reference):
-            return self._of_day(date.fromisoformat(reference))
+            try:
+                return self._of_day(date.fromisoformat(reference))
+            except ValueError:
+                raise NotFound(f"{reference} is no day of any calendar") from None
         if not _HASH.fullmatch(reference):
             raise NotFound(f"{reference!r} is no archive; give current, bundled, a day, or 6 or more digits of a hash")
         known = {*archive.all_hashes(self._dir), hashlib.sha256(bundled).hexdigest()}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
@@ -23,7 +22,8 @@ from starlette.exceptions import HTTPException
 from costbearer import __version__
 from costbearer.config import Config
 from costbearer.console import api_keys
-from costbearer.console.once import OnceOnly, described
+from costbearer.console.described import described
+from costbearer.console.once import OnceOnly, taken_by
 from costbearer.console.pages import shell
 from costbearer.console.pages.entrance import entrance_router
 from costbearer.console.security import ANSWER_HEADERS, Door, Guard, error_document, is_page
@@ -81,6 +81,7 @@ def create_app(
     door, sessions = Door(secrets.admin_token(config.data)), Sessions(control.database)
     for router in (shell.static_router(), entrance_router(door, sessions), *pages):
         app.include_router(router)
+    app.openapi = described(app, taken_by)  # type: ignore[method-assign]
     app.add_exception_handler(CostbearerError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -95,20 +96,7 @@ def create_app(
         bodies=bodies,
         refused=shell.error_page,
     )
-    _describe(app)
     return app
-
-
-def _describe(app: FastAPI) -> None:
-    """Add to the description what a layer does that no route knows of."""
-    made = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            described(made())
-        return made()
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _health(control: Control, ready: Ready) -> APIRouter:

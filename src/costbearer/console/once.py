@@ -160,7 +160,7 @@ async def _send(send: Send, status: int, body: str, *more: tuple[bytes, bytes]) 
     await send({"type": "http.response.body", "body": data})
 
 
-def described(document: Mapping[str, Any]) -> None:
+def taken_by(document: Mapping[str, Any]) -> None:
     """Add the header, and what it can be refused with, to every operation of an OpenAPI document that takes it."""
     header = {
         "name": HEADER,
