@@ -104,6 +104,9 @@ class _Workers:
         again_at: list[float] = []
         while not self._stopping:
             connection.wait([process.sentinel for process in self._running], timeout=0.2)
+            if self._stopping:
+                # Whoever told all of them to stop: a worker that has done so has not died.
+                break
             now = time.monotonic()
             for process in [process for process in self._running if process.exitcode is not None]:
                 self._running.remove(process)
