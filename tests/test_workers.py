@@ -73,7 +73,10 @@ def test_workers_that_cannot_start_end_the_gateway_which_says_why_once(
     gateway.config.journal_dir.write_text("no directory")
     gateway.start()
     assert gateway.process is not None
-    assert gateway.process.wait(20) == EXIT_NOT_STARTED
+    try:
+        assert gateway.process.wait(20) == EXIT_NOT_STARTED
+    finally:
+        gateway.stop()
     assert gateway.log().count("no journal can be opened") == 1
     assert "starting another" not in gateway.log()
 
