@@ -106,7 +106,7 @@ def held_to_its_base(request: bytes) -> bool:
     )
 
 
-def test_nothing_a_caller_sends_leads_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_a_caller_sends_leads_elsewhere(tmp_path: Path) -> None:
     async def body() -> None:
         sink, origin = Origin(), Origin()
         async with (
@@ -139,8 +139,7 @@ def test_nothing_a_caller_sends_leads_elsewhere(tmp_path: Path, capsys: pytest.C
             assert astray == []
             host = f"host: 127.0.0.1:{origin.port}\r\n".encode()
             assert all(host in request.lower() for request in origin.received)
-            with capsys.disabled():
-                print(f"\nSSRF: {count} payloads, {reached} calls at their provider, 0 of {count} reached the sink")
+            print(f"SSRF: {count} payloads, {reached} calls at their provider, 0 of {count} reached the sink")
 
     run(body)
 
