@@ -32,6 +32,7 @@ RANKS: dict[str, int] = {
     "corrections": 1,
     "data": 1,
     "config": 2,
+    "outbound": 2,
     "dialects": 2,
     "logformats": 2,
     "settlements": 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,22 +10,25 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
 from costbearer import money
 from costbearer.bookkeeper import Bookkeeper
-from costbearer.config import Config
+from costbearer.config import Config, load
 from costbearer.contract import Prices
 from costbearer.dialects.registry import all_dialects
 from costbearer.jobs import GONE, Poller
 from costbearer.reports import spend
 from costbearer.reports.beside import NOTHING
 from costbearer.reports.query import Query
-from costbearer.simulator import RunningSimulator, running_simulator
+from costbearer.simulator import CREDENTIAL, RunningSimulator, running_simulator
 from costbearer.stores.duckdb import Ledger
 from tests.harness import BOOK, Gateway, gateway, make_config, run
+from tests.proxies import ConnectProxy, listening, papers
+from tests.tls import relay_to
 
 RESPONSES = "/v1/responses"
 ASKED = {"model": "gpt-5", "input": "Tell me of the sea. [[sim:polls=1 chunks=9]]", "background": True}
@@ -157,5 +161,43 @@ def test_a_provider_that_does_not_answer_is_asked_again_later(config: Config, si
                 assert poller.look() == 0
                 clock.on(60)
                 assert poller.look() == 1
+
+    run(body)
+
+
+@pytest.mark.parametrize("by", ["http", "https"])
+def test_results_are_asked_for_by_the_way_of_the_calls(by: str, tmp_path: Path, simulator: RunningSimulator) -> None:
+    own = papers(tmp_path)
+
+    async def body() -> None:
+        clock, proxy = Clock(), ConnectProxy()
+        relay = await asyncio.start_server(
+            relay_to(urlsplit(simulator.origin).port or 0), "127.0.0.1", 0, ssl=own.server(ask_client=True)
+        )
+        port = relay.sockets[0].getsockname()[1]
+        async with relay, listening(proxy, own.server() if by == "https" else None):
+            # Only the proxy knows this name, only this authority vouches for it, and it asks who we are.
+            config = make_config(tmp_path, f"https://provider.example:{port}/v1", simulator.anthropic_base_url)
+            file = tmp_path / "costbearer.toml"
+            lines = (
+                f'proxy = "{by}://me:secret@127.0.0.1:{proxy.port}"\nca_file = "{own.authority}"\n'
+                f'client_certificate = "{own.certificate}"\nclient_key = "{own.key}"\n'
+            )
+            file.write_text(file.read_text().replace("[providers.openai]\n", f"[providers.openai]\n{lines}"))
+            config = load(file, overrides={"data": str(config.data)}, environ={})
+            async with gateway(config) as running:
+                await asked(running)
+                with polling(config, clock) as (_, bookkeeper, poller):
+                    bookkeeper.catch_up()
+                    assert await asyncio.to_thread(poller.look) == 0
+                    clock.on(5)
+                    assert await asyncio.to_thread(poller.look) == 1
+        assert len(proxy.heads) == 3, "one for the call, and one for each look"
+        assert {head.split(b"\r\n")[0] for head in proxy.heads} == {
+            f"CONNECT provider.example:{port} HTTP/1.1".encode()
+        }
+        pair = b"proxy-authorization: basic bwu6c2vjcmv0"  # me:secret
+        assert all(pair in head.lower() for head in proxy.heads)
+        assert CREDENTIAL.encode() not in b"".join([*proxy.heads, *proxy.received])
 
     run(body)

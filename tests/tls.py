@@ -27,7 +27,7 @@ def tls_front(port: int, directory: Path) -> Iterator[tuple[str, Path]]:
     thread.start()
 
     async def begin() -> asyncio.Server:
-        return await asyncio.start_server(_relay_to(port), "127.0.0.1", 0, ssl=context)
+        return await asyncio.start_server(relay_to(port), "127.0.0.1", 0, ssl=context)
 
     async def end(server: asyncio.Server) -> None:
         server.close()
@@ -46,7 +46,9 @@ def tls_front(port: int, directory: Path) -> Iterator[tuple[str, Path]]:
         loop.close()
 
 
-def _relay_to(port: int) -> Relay:
+def relay_to(port: int) -> Relay:
+    """Serves a connection by passing its bytes on to that loopback port."""
+
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
         try:

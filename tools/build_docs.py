@@ -40,11 +40,27 @@ base_url = "https://api.openai.com/v1"  # with the version for openai, without f
 api_key_env = "OPENAI_API_KEY"          # or api_key_file
 # price_provider = "openai"             # whose prices hold, if not the provider of the same name
 # cost_header = "x-litellm-response-cost"  # a reply header that states the cost in USD; it wins over ours
+# proxy = "http://user:password@proxy.example:3128"  # its own; "" for none, whatever upstream.proxy and others say
+# ca_file = "private-ca.pem"            # trusted instead of the system's authorities, and instead of upstream.ca_file
+# client_certificate = "gateway.pem"    # shown to the provider, with client_key where the file does not hold the key too
+# client_key = "gateway.key"            # without a passphrase; a changed file needs a restart
 
 [[routes]]                              # first match wins; without routes the price archive names the provider
 model = "gpt-*"
 upstreams = ["openai"]                  # in order, the next is the fallback; "openai/gpt-4.1-mini" renames the model
 ```
+
+## The way out
+
+Where neither the provider's `proxy` nor `upstream.proxy` says anything, `HTTPS_PROXY` holds for providers at `https://`
+and `HTTP_PROXY` for those at `http://`; the lower-case names win, and `HTTP_PROXY` is not believed where
+`REQUEST_METHOD` is set. Providers on loopback are then reached without a proxy. `NO_PROXY` lists exceptions from the
+environment's proxies and from `upstream.proxy`: names (with all below them), addresses, networks such as `10.0.0.0/8`,
+each with or without a port, and `*`. A proxy is `http://` or `https://`; SOCKS is not served. The gateway asks it for
+every provider with CONNECT, those at `http://` too, so a proxy must allow that for their ports: a call that the proxy
+refuses has certainly not been sent, and is tried again or goes to the next upstream at no cost. Of a proxy's password
+nothing is shown or logged. Results of background work are asked for by the same way. The files of certificates are read
+at start; a restart takes new ones.
 """
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from costbearer.dialects.deployments import Deployment
 from costbearer.errors import ConfigInvalid
+from costbearer.outbound import Outward, Way
 from costbearer.toml_text import parsed
 
 PREFIX = "COSTBEARER_"
@@ -64,6 +65,18 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("upstream.idle_timeout_s", 120.0, "longest silence inside a reply", minimum=0.1),
     Setting("upstream.keep_alive_s", 30.0, "how long an idle connection is kept", minimum=0),
+    Setting(
+        "upstream.connection_age_s",
+        300.0,
+        "how long a connection is used: changes of DNS are then followed",
+        minimum=1,
+    ),
+    Setting(
+        "upstream.proxy",
+        "",
+        "proxy to every provider but those in NO_PROXY; if empty, as HTTPS_PROXY and HTTP_PROXY say; direct: none",
+    ),
+    Setting("upstream.ca_file", "", "authorities in PEM that are trusted instead of the system's; read at start"),
     Setting("upstream.connections_max", 1000, "open connections to one provider, per worker", minimum=1),
     Setting("console.host", "127.0.0.1", "address the console listens on"),
     Setting("console.port", 4001, "port the console listens on", minimum=1, maximum=65535),
@@ -100,6 +113,10 @@ _PROVIDER_KEYS = {
     "price_provider",
     "request_id_headers",
     "deployments",
+    "proxy",
+    "ca_file",
+    "client_certificate",
+    "client_key",
 }
 _DEPLOYMENT_KEYS = {"model", "tier", "geo"}
 _ROUTE_KEYS = {"model", "upstreams"}
@@ -114,6 +131,7 @@ class Provider:
     it states its own id of the call, if not where its dialect does. `credential` is empty where a server needs none.
     `deployments` says of names at this provider (Azure's deployments, Bedrock's ARNs) which model they are.
     `credential_file` is where the credential was read, if it was in a file: others may stand there later.
+    `way` is how it is reached: by which proxy, trusting whom, with which certificate of our own.
     """
 
     name: str
@@ -125,6 +143,7 @@ class Provider:
     request_id_headers: tuple[str, ...] = ()
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
     credential_file: Path | None = None
+    way: Way = field(default_factory=Way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +252,18 @@ def load(
     base = file.parent if file is not None and origin["data"] == where else Path()
     data = (base / str(values["data"])).absolute()
     rows = known_providers() if providers_table else {}
-    providers = {name: _provider(name, table, rows, env, file) for name, table in providers_table.items()}
+    beside = file.parent if file is not None else Path()
+    ca_file = str(values["upstream.ca_file"])
+    outward = Outward(
+        environ=env,
+        beside=beside,
+        proxy=str(values["upstream.proxy"]).strip(),
+        proxy_origin=f"upstream.proxy ({origin['upstream.proxy']})",
+        ca_file=(beside if origin["upstream.ca_file"] == where else Path()) / ca_file if ca_file else None,
+    )
+    # What may be shown keeps no password; it is read before a provider needs it, so that a faulty one is told at once.
+    values["upstream.proxy"] = outward.shown_proxy()
+    providers = {name: _provider(name, table, rows, env, file, outward) for name, table in providers_table.items()}
     routes = tuple(_route(index, table, providers, where) for index, table in enumerate(routes_table))
     return Config(data=data, values=values, origin=origin, providers=providers, routes=routes)
 
@@ -303,7 +333,12 @@ def known_providers() -> dict[str, dict[str, Any]]:
 
 
 def _provider(
-    name: str, table: Any, rows: Mapping[str, Mapping[str, Any]], env: Mapping[str, str], file: Path | None
+    name: str,
+    table: Any,
+    rows: Mapping[str, Mapping[str, Any]],
+    env: Mapping[str, str],
+    file: Path | None,
+    outward: Outward,
 ) -> Provider:
     place = f"{file}: [providers.{name}]"
     if not isinstance(table, dict):
@@ -337,6 +372,7 @@ def _provider(
         price_provider=str(table.get("price_provider", row.get("price_provider", name))),
         request_id_headers=tuple(_header_name(value, "request_id_headers", place) for value in id_headers),
         deployments=_deployments(table.get("deployments", {}), place),
+        way=outward.way(table, base_url, place),
     )
 
 

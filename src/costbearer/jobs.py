@@ -7,6 +7,7 @@ to the bookkeeper, which applies it once, whoever was first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -95,19 +96,24 @@ class Poller:
         prices = self._load_prices()
         self._credentials.refresh()
         settled = 0
-        with httpx2.Client(timeout=TIMEOUT_S, follow_redirects=False) as client:
+        with contextlib.ExitStack() as open_clients:
+            clients: dict[str, httpx2.Client] = {}
             for entry in due:
                 wait_s = self._due[entry.entry_id][1]
                 self._due[entry.entry_id] = (now + wait_s, min(2 * wait_s, WAIT_MAX_S))
-                found = self._result(client, entry, prices)
+                provider = self._providers.get(entry.provider)
+                if provider is None:
+                    continue
+                if provider.name not in clients:
+                    clients[provider.name] = open_clients.enter_context(_client(provider))
+                found = self._result(clients[provider.name], provider, entry, prices)
                 if found is not None and self._bookkeeper.settle(found):
                     settled += 1
         return settled
 
-    def _result(self, client: httpx2.Client, entry: Entry, prices: Prices) -> Settlement | None:
-        provider = self._providers.get(entry.provider)
+    def _result(self, client: httpx2.Client, provider: Provider, entry: Entry, prices: Prices) -> Settlement | None:
         job_id = entry.provider_response_id
-        if provider is None or job_id is None:
+        if job_id is None:
             return None
         follow = FOLLOWED[entry.operation]
         reading = self._read(client, provider, follow.retrieve, job_id)
@@ -157,3 +163,14 @@ class Poller:
         if answer.status_code != 200:
             return answer.status_code
         return operation.whole(request, answer.content, dict(answer.headers.items()))
+
+
+def _client(provider: Provider) -> httpx2.Client:
+    """Reaches the provider as the gateway does: by its way and by nothing that the environment says besides."""
+    way = provider.way
+    proxy = None
+    if way.proxy is not None:
+        told = {} if way.proxy.authorization is None else {"Proxy-Authorization": way.proxy.authorization}
+        tls = way.proxy_tls() if way.proxy.scheme == "https" else None
+        proxy = httpx2.Proxy(way.proxy.url, headers=told, ssl_context=tls)
+    return httpx2.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False, proxy=proxy, verify=way.tls())

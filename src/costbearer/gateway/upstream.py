@@ -9,12 +9,17 @@ may have been.
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import ssl
 from collections import deque
 from typing import Literal, cast
 from urllib.parse import urlsplit
 
 import httptools
+
+from costbearer.gateway.dial import Dialler, TunnelFailed
+from costbearer.outbound import PORTS, Way
 
 REPLY_HEADER_BYTES_MAX = 64 * 1024
 REPLY_HEADERS_MAX = 200
@@ -24,6 +29,13 @@ BUFFER_BYTES_MAX = 256 * 1024
 """Reading from the provider pauses while the caller has this much still to take."""
 SWEEP_INTERVAL_S = 0.25
 """How often deadlines are looked at: a timeout is kept to within this, without a timer per call."""
+
+AGE_JITTER = 0.1
+"""Connections that were made together are not all renewed together: each lives up to this share shorter."""
+SAID_INTERVAL_S = 10.0
+"""Why no connection can be made is logged once in this time: a provider that is down fails every call."""
+
+log = logging.getLogger("costbearer.upstream")
 
 BrokenKind = Literal["reset", "cut_off", "first_byte_timeout", "idle_timeout", "protocol", "too_large"]
 
@@ -43,7 +55,15 @@ class ReplyBroken(Exception):
 class Limits:
     """Times in seconds and counts that hold for one pool."""
 
-    __slots__ = ("connect_s", "connections_max", "first_byte_s", "idle_s", "keep_alive_s", "reply_bytes_max")
+    __slots__ = (
+        "age_s",
+        "connect_s",
+        "connections_max",
+        "first_byte_s",
+        "idle_s",
+        "keep_alive_s",
+        "reply_bytes_max",
+    )
 
     def __init__(
         self,
@@ -54,7 +74,9 @@ class Limits:
         keep_alive_s: float,
         connections_max: int,
         reply_bytes_max: int,
+        age_s: float = 300.0,
     ) -> None:
+        self.age_s = age_s
         self.connect_s = connect_s
         self.first_byte_s = first_byte_s
         self.idle_s = idle_s
@@ -95,8 +117,10 @@ class Connection(asyncio.Protocol):
         self._until_close = False
         self._keep_alive = False
         self._hurried: float | None = None
+        self._retired = False
         self.closed = False
         self.busy = False
+        self.retires_at = loop.time() + limits.age_s * (1 - AGE_JITTER * random.random())  # noqa: S311  no secret
         self.deadline = 0.0
         self.deadline_kind: BrokenKind = "first_byte_timeout"
         self.idle_since = 0.0
@@ -172,7 +196,7 @@ class Connection(asyncio.Protocol):
         if self.has_head:
             self.complete = True
             # The parser knows this only here; afterwards it speaks of the next message.
-            self._keep_alive = not self._until_close and self._parser.should_keep_alive()
+            self._keep_alive = not self._until_close and not self._retired and self._parser.should_keep_alive()
 
     # -- one request and its reply
 
@@ -266,6 +290,11 @@ class Connection(asyncio.Protocol):
         self._received = 0
         return True
 
+    def retire(self) -> None:
+        """No request follows the one that is being answered."""
+        self._retired = True
+        self._keep_alive = False
+
     def abort(self) -> None:
         """Drop the connection at once, so that the provider stops generating (closing would drain it first)."""
         if not self.closed:
@@ -302,14 +331,17 @@ class Connection(asyncio.Protocol):
 class Pool:
     """The connections to one provider. `base_url` may have a path, which heads every request's path."""
 
-    def __init__(self, base_url: str, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, base_url: str, limits: Limits, loop: asyncio.AbstractEventLoop, way: Way | None = None) -> None:
+        """Without a `way`, there is no proxy and the system's authorities are trusted.
+
+        Raises:
+            ConfigInvalid: a file of the way cannot be used.
+        """
         parts = urlsplit(base_url)
-        self._host = parts.hostname or ""
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._port = parts.port or (443 if self._tls else 80)
-        default_port = 443 if self._tls else 80
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self.host_header = shown if self._port == default_port else f"{shown}:{self._port}"
+        self._dialler = Dialler(base_url, way or Way(), loop)
+        host, port = self._dialler.host, self._dialler.port
+        shown = f"[{host}]" if ":" in host else host
+        self.host_header = shown if port == PORTS[parts.scheme] else f"{shown}:{port}"
         self.path = parts.path.rstrip("/")
         self._limits = limits
         self._loop = loop
@@ -319,6 +351,7 @@ class Pool:
         self._connecting = 0
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._said_at = -SAID_INTERVAL_S
 
     def take(self) -> Connection | None:
         """An idle connection, the most recently used first; None where there is none."""
@@ -353,22 +386,26 @@ class Pool:
         return connection
 
     async def _connect(self) -> Connection:
+        connection = Connection(self._loop, self._limits, self._names)
         try:
             async with asyncio.timeout(self._limits.connect_s):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(self._loop, self._limits, self._names),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=self._host if self._tls else None,
-                )
+                await self._dialler.dial(connection)
         except (OSError, TimeoutError, ssl.SSLError, UnicodeError) as error:
             self._wake_next()
-            raise ConnectFailed(type(error).__name__) from error
+            reason = f"{self._dialler.route}: {_said(error)}"
+            self._say(reason)
+            raise ConnectFailed(reason) from error
         except BaseException:
             self._wake_next()
             raise
         return connection
+
+    def _say(self, reason: str) -> None:
+        """Callers learn that there was no connection; why is for whoever runs the gateway."""
+        now = self._loop.time()
+        if now - self._said_at >= SAID_INTERVAL_S:
+            self._said_at = now
+            log.warning("no connection to %s", reason)
 
     async def _turn(self) -> Connection | None:
         """Wait for a connection that is given back, or for the right to make one (None; it counts as connecting)."""
@@ -436,13 +473,23 @@ class Pool:
         now = self._loop.time()
         for connection in list(self._all):
             connection.expire(now)
+            if now > connection.retires_at:
+                connection.retire()
         oldest = now - self._limits.keep_alive_s
         kept: list[Connection] = []
         for connection in self._idle:
-            if connection.closed or connection.idle_since < oldest:
+            if connection.closed or connection.idle_since < oldest or now > connection.retires_at:
                 connection.abort()
                 self._forget(connection)
             else:
                 kept.append(connection)
         self._idle = kept
         self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, TunnelFailed):
+        return str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not to be trusted: {error.verify_message}"
+    return "not in time" if isinstance(error, TimeoutError) else type(error).__name__

@@ -89,8 +89,9 @@ class Worker:
             keep_alive_s=config.number("upstream.keep_alive_s"),
             connections_max=config.integer("upstream.connections_max"),
             reply_bytes_max=config.integer("gateway.reply_bytes_max"),
+            age_s=config.number("upstream.connection_age_s"),
         )
-        self.pools = {name: Pool(provider.base_url, limits, loop) for name, provider in config.providers.items()}
+        self.pools = {name: Pool(each.base_url, limits, loop, each.way) for name, each in config.providers.items()}
         self.retries = config.integer("gateway.retries")
         self.reply_bytes_max = config.integer("gateway.reply_bytes_max")
         self.retry_after_max_s = config.number("gateway.retry_after_max_s")
