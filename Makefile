@@ -5,10 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ONCE ?=
+PEERS ?=
+OUT ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint format bench prices docs clean
+.PHONY: help install demo test soak lint format bench flame prices docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,8 +41,11 @@ format: $(STAMP) ## rewrite in the house format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP) ## ratios in one run, kept in bench/RESULTS.md
-	@$(BIN)/python -m bench.run
+bench: $(STAMP) ## ratios in one run, kept in bench/RESULTS.md; PEERS=1 measures other gateways too
+	@$(BIN)/python -m bench.run $(if $(PEERS),--peers)
+
+flame: $(STAMP) ## where a worker's time goes under load: a flame graph; OUT=FILE.svg names it
+	@$(BIN)/python -m tools.flame $(or $(OUT),flame.svg)
 
 prices: $(STAMP) ## compile the price archive again from its sources
 	@$(BIN)/python tools/compile_prices.py

@@ -1,4 +1,4 @@
-"""What the benchmarks run against: nginx as upstream and as yardstick, wrk as caller, a gateway with one worker."""
+"""What the benchmarks run against: nginx as upstream and yardstick, wrk as caller, a gateway, and its console if asked."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -57,7 +58,7 @@ REQUEST = {
 TAGS = {"metadata": {"tags": ["feature:hello", "customer:acme"]}}
 
 _NGINX = """
-worker_processes 1; daemon off; error_log {dir}/error.log; pid {dir}/{name}.pid;
+worker_processes {workers}; daemon off; error_log {dir}/error.log; pid {dir}/{name}.pid;
 events {{ worker_connections 4096; }}
 http {{
     access_log off; keepalive_requests 10000000;
@@ -66,6 +67,9 @@ http {{
     {http}
 }}
 """
+
+
+POSTED_TIMEOUT_S = 120.0
 
 
 def missing() -> list[str]:
@@ -79,107 +83,220 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def rss_mib(pid: int) -> float:
+    """Resident memory of a process."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
 @dataclass(frozen=True)
 class Measured:
     """One run of wrk."""
 
+    requests: int
     requests_per_s: float
     p50_ms: float
     p99_ms: float
     errors: int
 
 
+@dataclass(frozen=True)
+class Lag:
+    """How far the bookkeeper was behind when the load ended: entries not yet posted, and seconds until all were."""
+
+    entries: int
+    seconds: float
+
+
 @dataclass
-class Bench:
-    """Where everything listens, and the key to use."""
+class Gateway:
+    """A gateway that runs, alone or with a console process that posts what it writes."""
 
     directory: Path
     config: Config
-    upstream: int
-    proxy: int
-    gateway: int
+    port: int
     key: str
-    gateway_pid: int
+    pid: int
+    console_port: int | None
+
+    @property
+    def workers(self) -> list[int]:
+        return children(self.pid)
 
     @property
     def worker_pid(self) -> int:
-        return children(self.gateway_pid)[0]
+        return self.workers[0]
 
     def cpu_s(self) -> float:
-        """CPU seconds the worker has used so far."""
-        return cpu_s(self.worker_pid)
+        """CPU seconds the workers have used so far, together."""
+        return sum(map(cpu_s, self.workers))
 
     def rss_mib(self) -> float:
-        text = Path(f"/proc/{self.worker_pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", text)
-        assert found is not None
-        return int(found[1]) / 1024
+        """Resident memory of its first worker."""
+        return rss_mib(self.worker_pid)
+
+    def posted(self) -> Lag:
+        """Wait until everything written before now is in the ledger; says how much that was.
+
+        Raises:
+            RuntimeError: it is not within `POSTED_TIMEOUT_S`.
+        """
+        began, since = time.perf_counter(), time.time()
+        first = None
+        while (waited_s := time.perf_counter() - began) < POSTED_TIMEOUT_S:
+            metrics = self._metrics()
+            entries = metrics["costbearer_ledger_entries"]
+            first = entries if first is None else first
+            if metrics.get("costbearer_complete_to_timestamp_seconds", 0.0) >= since:
+                return Lag(round(entries - first), waited_s)
+            time.sleep(0.1)
+        raise RuntimeError("the bookkeeper does not catch up")
+
+    def _metrics(self) -> dict[str, float]:
+        """What the console says of itself: the figures that have no labels, by name."""
+        token = (self.config.data / "admin-token").read_text().strip()
+        address = f"http://127.0.0.1:{self.console_port}/metrics"
+        text = httpx2.get(address, headers={"authorization": f"Bearer {token}"}, timeout=60).raise_for_status().text
+        return {name: float(value) for name, value in re.findall(r"^(\w+) ([0-9.e+-]+)$", text, re.MULTILINE)}
+
+
+@dataclass
+class Bench:
+    """Where everything listens: what answers, nginx and a bare proxy in Python before it, and the gateway."""
+
+    gateway: Gateway
+    upstream: int
+    proxy: int
+    bare: int
 
     def wrk(self, port: int, seconds: int, *, tags: bool = False, connections: int = 32) -> Measured:
         """One run against a port."""
-        script = self.directory / "post.lua"
-        body = json.dumps(REQUEST | (TAGS if tags else {}))
-        script.write_text(
-            f'wrk.method = "POST"\nwrk.body = {json.dumps(body)}\n'
-            f'wrk.headers["Content-Type"] = "application/json"\nwrk.headers["Authorization"] = "Bearer {self.key}"\n'
-        )
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script)]
-        done = subprocess.run(
-            [*command, f"http://127.0.0.1:{port}/v1/chat/completions"], capture_output=True, text=True, check=True
-        )
-        return _parsed(done.stdout)
+        return wrk(self.gateway.directory, port, self.gateway.key, seconds, tags=tags, connections=connections)
+
+
+def wrk(
+    directory: Path,
+    port: int,
+    key: str,
+    seconds: int,
+    *,
+    tags: bool = False,
+    connections: int = 32,
+    headers: Mapping[str, str] | None = None,
+) -> Measured:
+    """One run of wrk, one thread, every connection asking again as soon as it is answered."""
+    script = directory / "post.lua"
+    body = json.dumps(REQUEST | (TAGS if tags else {}))
+    said = {"Content-Type": "application/json", "Authorization": f"Bearer {key}", **(headers or {})}
+    lines = ['wrk.method = "POST"', f"wrk.body = {json.dumps(body)}"]
+    lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in said.items()]
+    script.write_text("\n".join(lines))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script)]
+    done = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}/v1/chat/completions"], capture_output=True, text=True, check=True
+    )
+    return _parsed(done.stdout)
 
 
 @contextlib.contextmanager
-def bench(*, settings: str = "") -> Iterator[Bench]:
-    """nginx answering, nginx as a plain proxy in front of it, and the gateway in front of it: one worker each."""
-    directory = Path(tempfile.mkdtemp(prefix="costbearer-bench-"))
-    upstream, proxy, gateway = free_port(), free_port(), free_port()
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        answer = json.dumps(ANSWER).replace("'", "")
-        serve = (
-            f"server {{ listen 127.0.0.1:{upstream}; default_type application/json;"
-            f" location / {{ return 200 '{answer}'; }} }}"
-        )
+def bench(*, workers: int = 1, console: bool = False) -> Iterator[Bench]:
+    """nginx answering, and in front of it: nginx as a plain proxy, a bare proxy in Python, and the gateway.
+
+    nginx as proxy and the gateway have as many workers as each other; the bare proxy is one process always.
+    """
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(_directory())
+        upstream = stack.enter_context(answering(directory))
+        proxy, bare = free_port(), free_port()
         passing = (
             f"upstream answer {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 10000000; }}"
             f"server {{ listen 127.0.0.1:{proxy}; location / {{ proxy_pass http://answer; proxy_http_version 1.1;"
             'proxy_set_header Connection ""; } }'
         )
-        for name, http in (("upstream", serve), ("proxy", passing)):
-            file = directory / f"{name}.conf"
-            file.write_text(_NGINX.format(dir=directory, name=name, http=http))
-            processes.append(subprocess.Popen(["nginx", "-c", str(file)], stderr=subprocess.DEVNULL))
-        config, key = _configured(directory, upstream, gateway, settings)
-        command = [sys.executable, "-m", "costbearer", "gateway", "--config", str(directory / "costbearer.toml")]
-        log = (directory / "gateway.log").open("wb")
-        running = subprocess.Popen(command, stdout=log, stderr=log)
-        log.close()
-        processes.append(running)
-        _await(gateway)
-        yield Bench(directory, config, upstream, proxy, gateway, key, running.pid)
+        stack.enter_context(_nginx(directory, "proxy", passing, workers))
+        command = [sys.executable, "-m", "bench.bare", "--port", str(bare), "--upstream", str(upstream)]
+        stack.enter_context(started(command, directory / "bare.log"))
+        gateway = stack.enter_context(running_gateway(directory, upstream, workers=workers, console=console))
+        yield Bench(gateway, upstream, proxy, bare)
+
+
+@contextlib.contextmanager
+def answering(directory: Path) -> Iterator[int]:
+    """nginx that gives `ANSWER` to everything; its port."""
+    port, answer = free_port(), json.dumps(ANSWER).replace("'", "")
+    serve = (
+        f"server {{ listen 127.0.0.1:{port}; default_type application/json; location / {{ return 200 '{answer}'; }} }}"
+    )
+    with _nginx(directory, "upstream", serve, 1):
+        yield port
+
+
+@contextlib.contextmanager
+def running_gateway(
+    directory: Path, upstream: int, *, workers: int = 1, console: bool = False, settings: str = ""
+) -> Iterator[Gateway]:
+    """A gateway before the port `upstream`, with a console process on the same data directory if `console`."""
+    port, console_port = free_port(), free_port()
+    config, key = _configured(directory, upstream, port, console_port, workers=workers, settings=settings)
+    command = [sys.executable, "-m", "costbearer"]
+    file = ["--config", str(directory / "costbearer.toml")]
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(started([*command, "gateway", *file], directory / "gateway.log"))
+        await_ready(port)
+        if console:
+            stack.enter_context(started([*command, "console", *file], directory / "console.log"))
+            await_ready(console_port)
+        yield Gateway(directory, config, port, key, process.pid, console_port if console else None)
+
+
+@contextlib.contextmanager
+def started(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, ended with the block; what it says goes to `log`."""
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, stdout=options.pop("stdout", said), stderr=said, **options)
+    try:
+        yield process
     finally:
-        for process in reversed(processes):
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="costbearer-bench-"))
+    try:
+        yield directory
+    finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _configured(directory: Path, upstream: int, gateway: int, settings: str) -> tuple[Config, str]:
+@contextlib.contextmanager
+def _nginx(directory: Path, name: str, http: str, workers: int) -> Iterator[None]:
+    file = directory / f"{name}.conf"
+    file.write_text(_NGINX.format(dir=directory, name=name, http=http, workers=workers))
+    with started(["nginx", "-c", str(file)], directory / f"{name}.log"):
+        yield
+
+
+def _configured(
+    directory: Path, upstream: int, gateway: int, console: int, *, workers: int, settings: str
+) -> tuple[Config, str]:
     (directory / "provider-key").write_text("bench-provider-key")
     file = directory / "costbearer.toml"
     file.write_text(
         f"""data = "{directory / "data"}"
 [gateway]
 port = {gateway}
-workers = 1
+workers = {workers}
 connections_per_client_max = 10000
 drain_timeout_s = 2
+[console]
+port = {console}
 {settings}
 [providers.openai]
 dialect = "openai"
@@ -194,14 +311,14 @@ api_key_file = "{directory / "provider-key"}"
     return config, issued.text
 
 
-def _await(port: int) -> None:
+def await_ready(port: int) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end:
         with contextlib.suppress(httpx2.HTTPError):
             if httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == 200:
                 return
         time.sleep(0.1)
-    raise RuntimeError("the gateway did not start")
+    raise RuntimeError(f"nothing is ready on port {port}")
 
 
 def _parsed(text: str) -> Measured:
@@ -211,8 +328,9 @@ def _parsed(text: str) -> Measured:
         return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
 
     rate = re.search(r"Requests/sec:\s+([0-9.]+)", text)
-    assert rate is not None, text
+    count = re.search(r"(\d+) requests in", text)
+    assert rate is not None and count is not None, text
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     sockets = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     errors = (int(bad[1]) if bad else 0) + (sum(map(int, sockets.groups())) if sockets else 0)
-    return Measured(float(rate[1]), milliseconds("50"), milliseconds("99"), errors)
+    return Measured(int(count[1]), float(rate[1]), milliseconds("50"), milliseconds("99"), errors)

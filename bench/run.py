@@ -1,126 +1,97 @@
-"""`make bench`: ratios measured in one run, written to bench/RESULTS.md. Compare within a run only."""
+"""`make bench`: ratios measured in one run, group by group, kept in bench/RESULTS.md. Compare within a group only.
+
+`--only NAME` repeats one group and leaves what is kept of the others as it is.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
-import statistics
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import auditing, books, chunks, prices, reports, stages
-from bench.machines import Bench, bench, missing
+from bench import auditing, books, chunks, peers, prices, reports, rounds, stages, streams
+from bench.machines import missing
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-ROUNDS = 5
-SECONDS = 4
-MEMORY_CALLS = 200_000
-
 Rows = list[tuple[str, str]]
 
+ON_REQUEST = frozenset({"peers", "pages"})
+"""Groups that `make bench` leaves out: they install other gateways, or need Chromium."""
 
-def against_nginx(running: Bench, rounds: int, seconds: int) -> Rows:
-    """Throughput and p99 against nginx as a plain proxy of the same answer, in turns, one worker each."""
-    ratios: dict[str, list[float]] = {"plain": [], "tagged": []}
-    p99: list[float] = []
-    rates: dict[str, list[float]] = {"nginx": [], "plain": [], "tagged": []}
-    for port in (running.proxy, running.gateway):
-        running.wrk(port, 2)
-    for _ in range(rounds):
-        yardstick = running.wrk(running.proxy, seconds)
-        rates["nginx"].append(yardstick.requests_per_s)
-        for name, tags in (("plain", False), ("tagged", True)):
-            ours = running.wrk(running.gateway, seconds, tags=tags)
-            assert not ours.errors and not yardstick.errors, "every request must be answered with 200"
-            rates[name].append(ours.requests_per_s)
-            ratios[name].append(ours.requests_per_s / yardstick.requests_per_s)
-            if name == "plain":
-                p99.append(ours.p99_ms / yardstick.p99_ms)
-    before, began = running.cpu_s(), running.wrk(running.gateway, seconds)
-    cpu_us = (running.cpu_s() - before) / (began.requests_per_s * seconds) * 1e6
-    return [
-        ("throughput / nginx proxy, plain request", f"**{_middle(ratios['plain'], 3)}**"),
-        ("throughput / nginx proxy, request with two body tags", _middle(ratios["tagged"], 3)),
-        ("p99 latency / nginx proxy, 32 connections", _middle(p99, 1)),
-        (
-            "requests/s: nginx, plain, with tags",
-            ", ".join(f"{statistics.median(rates[name]):,.0f}" for name in ("nginx", "plain", "tagged")),
-        ),
-        ("CPU of the worker per call, all of it", f"{cpu_us:.0f} µs"),
-    ]
+_HEAD = """# Benchmark results
+
+The load generator and the upstream share the machine with what is measured. Ratios are taken within one run, in turns;
+absolute figures are there to be understood, not to be compared between machines. Where a cell says of how many rounds
+it is, it is their median, with the smallest and largest.
+
+Repeat with `make bench` (needs Debian's `nginx` and `wrk`), one group with `python -m bench.run --only NAME`, the
+other gateways with `make bench PEERS=1`, and have a short look with `python -m bench.run --quick`.
+"""
 
 
-def memory(running: Bench, calls: int) -> Rows:
-    """Resident memory of a worker over many calls."""
-    readings: list[tuple[int, float]] = []
-    made = 0.0
-    while made < calls:
-        made += running.wrk(running.gateway, SECONDS).requests_per_s * SECONDS
-        readings.append((round(made), running.rss_mib()))
-    half = [rss for count, rss in readings if count >= made / 2]
-    growth = half[-1] - half[0]
-    return [
-        (
-            f"memory of a worker over {made:,.0f} calls",
-            f"{readings[0][1]:.0f} MiB after {readings[0][0]:,}, {readings[-1][1]:.0f} MiB at the end; "
-            f"{growth:+.1f} MiB over the second half",
-        )
-    ]
+def groups() -> dict[str, Callable[[bool], Rows]]:
+    """What is measured, by name, in the order in which it is told."""
+    return {
+        "one-worker": rounds.one_worker,
+        "two-workers": rounds.two_workers,
+        "peers": peers.measure,
+        "stages": stages.measure,
+        "chunks": chunks.measure,
+        "streams": streams.measure,
+        "books": books.measure,
+        "prices": prices.measure,
+        "audits": auditing.measure,
+        "reports": reports.measure,
+        "pages": _pages,
+    }
 
 
-def _middle(values: list[float], digits: int) -> str:
-    middle, least, most = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
-    return f"{middle} (of {len(values)}: {least} to {most})"
+def _pages(quick: bool) -> Rows:
+    from bench import pages  # needs Chromium, and what drives it
+
+    painted = pages.painted(1 if quick else pages.ROUNDS)
+    return painted if quick else painted + pages.beside_the_report(pages.ENTRIES, pages.ROUNDS)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds; prints, keeps nothing")
-    quick = parser.parse_args().quick
-    absent = missing()
-    if absent:
+    parser.add_argument("--only", action="append", choices=groups(), help="measure this group; may be repeated")
+    parser.add_argument("--peers", action="store_true", help="other gateways too: installs them for the time being")
+    given = parser.parse_args()
+    if absent := missing():
         print(f"the benchmarks need {' and '.join(absent)} (Debian packages of that name)", file=sys.stderr)
         return 2
-    rounds, seconds = (2, 2) if quick else (ROUNDS, SECONDS)
-    rows: Rows = []
-    with bench() as running:
-        rows += against_nginx(running, rounds, seconds)
-        rows += memory(running, 10_000 if quick else MEMORY_CALLS)
-    steps: list[Callable[[bool], Rows]] = [
-        stages.measure,
-        chunks.measure,
-        books.measure,
-        prices.measure,
-        auditing.measure,
-        reports.measure,
-    ]
-    for step in steps:
-        rows += step(quick)
-    table = "".join(f"| {what} | {figure} |\n" for what, figure in rows)
-    print(table)
-    if not quick:
-        RESULTS.write_text(_document(table), encoding="utf-8")
+    wanted = given.only or [name for name in groups() if name not in ON_REQUEST or (name == "peers" and given.peers)]
+    for name in wanted:
+        section = _section(groups()[name](given.quick))
+        print(f"## {name}\n\n{section}", flush=True)
+        if not given.quick:
+            # Kept at once: what a later group fails of does not take this one with it.
+            kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+            RESULTS.write_text(merged(kept, name, section, list(groups())), encoding="utf-8")
+    if not given.quick:
         print(f"kept in {RESULTS.parent.name}/{RESULTS.name}")
     return 0
 
 
-def _document(table: str) -> str:
+def _section(rows: Rows) -> str:
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return f"""# Benchmark results
+    table = "".join(f"| {what} | {figure} |\n" for what, figure in rows)
+    return f"Measured on {datetime.now(UTC):%Y-%m-%d} on {machine}.\n\n| what | figure |\n|---|---|\n{table}"
 
-Measured on {datetime.now(UTC):%Y-%m-%d} on {machine}; the load generator and the upstream share the machine with
-what is measured. Ratios are taken within one run, in turns; absolute figures are there to be understood, not to be
-compared between machines. Each cell is the median, with the smallest and largest of its rounds.
 
-Repeat with `make bench` (needs Debian's `nginx` and `wrk`); `python -m bench.run --quick` for a short look.
-
-| what | figure |
-|---|---|
-{table}
-"""
+def merged(document: str, name: str, section: str, order: list[str]) -> str:
+    """The document with this group's section in place of the one it had; those nobody knows any more stay, at the end."""
+    parts = [part.partition("\n") for part in document.split("\n## ")[1:]]
+    sections = {title.strip(): text.strip() + "\n" for title, _, text in parts}
+    sections[name] = section
+    names = [known for known in order if known in sections] + [old for old in sections if old not in order]
+    return _HEAD + "".join(f"\n## {each}\n\n{sections[each]}" for each in names)
 
 
 if __name__ == "__main__":

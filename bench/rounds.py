@@ -1,0 +1,144 @@
+"""The gateway against nginx as a plain proxy of the same answer: throughput, p99 and memory, with its console beside it."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+
+from bench.machines import Bench, Lag, Measured, bench, missing
+
+ROUNDS = 5
+SECONDS = 4
+CONNECTIONS = 32
+FEW = 16
+"""Connections for what a proxy adds to p99: few enough that the queue before it is not all there is to see."""
+MEMORY_CALLS = 200_000
+RESOLUTION_MS = 0.01
+"""Less than this is no difference, and nothing is divided by it: the machine was not quiet enough."""
+
+Rows = list[tuple[str, str]]
+
+
+def one_worker(quick: bool) -> Rows:
+    return _against_nginx(1, quick) + _memory(quick)
+
+
+def two_workers(quick: bool) -> Rows:
+    return _against_nginx(2, quick)
+
+
+class _Rounds:
+    """What was measured, round by round, by (who, connections)."""
+
+    def __init__(self, running: Bench, seconds: int) -> None:
+        self.running = running
+        self.seconds = seconds
+        self.found: dict[tuple[str, int], list[Measured]] = {}
+        self.lags: list[Lag] = []
+        self.cpu_us: list[float] = []
+
+    def take(self) -> None:
+        """One round: everybody once at each number of connections. What the gateway wrote is posted before anybody else
+        is measured, so that no one else pays for it."""
+        running, gateway = self.running, self.running.gateway
+        for connections in (FEW, CONNECTIONS):
+            for who, port in (("direct", running.upstream), ("nginx", running.proxy), ("bare", running.bare)):
+                self._keep(who, connections, running.wrk(port, self.seconds, connections=connections))
+            for who in ("plain", "tagged")[: 1 if connections == FEW else 2]:
+                before = gateway.cpu_s()
+                ours = running.wrk(gateway.port, self.seconds, tags=who == "tagged", connections=connections)
+                cpu_s = gateway.cpu_s() - before
+                self._keep(who, connections, ours)
+                self.lags.append(gateway.posted())
+                if (who, connections) == ("plain", CONNECTIONS):
+                    self.cpu_us.append(cpu_s / ours.requests * 1e6)
+
+    def _keep(self, who: str, connections: int, measured: Measured) -> None:
+        assert not measured.errors, f"{who}: every request must be answered with 200"
+        self.found.setdefault((who, connections), []).append(measured)
+
+    def rate(self, who: str) -> float:
+        return statistics.median(each.requests_per_s for each in self.found[who, CONNECTIONS])
+
+    def ratio(self, who: str, to: str) -> list[float]:
+        ours, theirs = self.found[who, CONNECTIONS], self.found[to, CONNECTIONS]
+        return [a.requests_per_s / b.requests_per_s for a, b in zip(ours, theirs, strict=True)]
+
+    def added_ms(self, who: str) -> list[float]:
+        """p99 beyond that of the same calls made directly, in ms, round by round."""
+        pairs = zip(self.found[who, FEW], self.found["direct", FEW], strict=True)
+        return [through.p99_ms - direct.p99_ms for through, direct in pairs]
+
+
+def _against_nginx(workers: int, quick: bool) -> Rows:
+    rounds, seconds = (1, 2) if quick else (ROUNDS, SECONDS)
+    with bench(workers=workers, console=True) as running:
+        for port in (running.proxy, running.bare, running.gateway.port):
+            running.wrk(port, 1 if quick else 2)
+        running.gateway.posted()
+        taken = _Rounds(running, seconds)
+        for _ in range(rounds):
+            taken.take()
+    with_ = "one worker, console beside it" if workers == 1 else f"{workers} workers, console beside them"
+    ours, theirs = (statistics.median(taken.added_ms(who)) for who in ("plain", "nginx"))
+    added = f"**{ours / theirs:.1f}**" if theirs >= RESOLUTION_MS else "cannot be told"
+    p99 = [
+        a.p99_ms / b.p99_ms
+        for a, b in zip(taken.found["plain", CONNECTIONS], taken.found["nginx", CONNECTIONS], strict=True)
+    ]
+    rows = [
+        (f"throughput / nginx proxy, plain request ({with_})", f"**{_middle(taken.ratio('plain', 'nginx'), 3)}**"),
+        ("throughput / nginx proxy, request with two body tags", _middle(taken.ratio("tagged", "nginx"), 3)),
+        (
+            f"p99 added at {FEW} connections / nginx's (ours, nginx's)",
+            f"{added} ({ours:.2f} ms, {theirs:.2f} ms)",
+        ),
+        (f"p99 latency / nginx proxy, {CONNECTIONS} connections", _middle(p99, 1)),
+        (
+            "requests/s: direct, nginx, bare proxy in Python, plain, with tags",
+            ", ".join(f"{taken.rate(who):,.0f}" for who in ("direct", "nginx", "bare", "plain", "tagged")),
+        ),
+    ]
+    if workers == 1:
+        rows.append(
+            ("throughput / bare proxy in Python (httptools on uvloop)", _middle(taken.ratio("plain", "bare"), 3))
+        )
+    late = max(taken.lags, key=lambda lag: lag.seconds)
+    return [
+        *rows,
+        ("CPU of the workers per call, all of it", f"{statistics.median(taken.cpu_us):.0f} µs"),
+        (
+            f"bookkeeper when the load ends, the worst of {len(taken.lags)}: entries not yet posted, seconds until all are",
+            f"{max(lag.entries for lag in taken.lags):,}, {late.seconds:.1f} s",
+        ),
+    ]
+
+
+def _memory(quick: bool) -> Rows:
+    """Resident memory of a worker over many calls."""
+    calls = 10_000 if quick else MEMORY_CALLS
+    readings: list[tuple[int, float]] = []
+    made = 0
+    with bench() as running:
+        while made < calls:
+            made += running.wrk(running.gateway.port, SECONDS).requests
+            readings.append((made, running.gateway.rss_mib()))
+    half = [rss for count, rss in readings if count >= made / 2]
+    return [
+        (
+            f"memory of a worker over {made:,} calls",
+            f"{readings[0][1]:.0f} MiB after {readings[0][0]:,}, {readings[-1][1]:.0f} MiB at the end; "
+            f"{half[-1] - half[0]:+.1f} MiB over the second half",
+        )
+    ]
+
+
+def _middle(values: list[float], digits: int) -> str:
+    middle, least, most = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} (of {len(values)}: {least} to {most})"
+
+
+if __name__ == "__main__":
+    assert not missing(), f"missing: {missing()}"
+    for what, figure in (two_workers if "2" in sys.argv else one_worker)("--quick" in sys.argv):
+        print(f"{what}: {figure}")
