@@ -149,6 +149,8 @@ def _entry(number: int) -> dict[str, Any]:
 
 ACTS: tuple[Act, ...] = (
     _post("/api/v1/keys", LABELS, "key.issue", learn="key"),
+    _post("/api/v1/peppers", {}, "pepper.rotate"),
+    _post("/api/v1/peppers/1/retire", {"anyway": True}, "pepper.retire", of="/api/v1/peppers/{version}/retire"),
     _post("/api/v1/keys/{key}/rotate", {"overlap": "1h"}, "key.rotate", of="/api/v1/keys/{key_id}/rotate"),
     _post("/api/v1/keys/{key}/relabel", {"team": "maps"}, "key.relabel", of="/api/v1/keys/{key_id}/relabel"),
     _post("/api/v1/figures/orders", {"lines": [{"date": "2026-09-01", "amount": "3"}]}, "figures.import",
@@ -299,6 +301,8 @@ SPAN = ("--since", "2026-09-20", "--until", "2026-09-21")
 COMMANDS: tuple[Command, ...] = (
     Command(("keys", "issue", *LABEL_WORDS), ("key.issue",)),
     Command(("keys", "rotate", "{key}"), ("key.rotate",)),
+    Command(("secrets", "rotate"), ("pepper.rotate",)),
+    Command(("secrets", "retire", "1", "--anyway"), ("pepper.retire",)),
     Command(("keys", "relabel", "{key}", "--team", "ads"), ("key.relabel",)),
     Command(("keys", "revoke", "{key}"), ("key.revoke",)),
     Command(("keys", "backfill", "label", "sk-dear", *ANA_WORDS, "--apply"), ("ownership.import",)),
@@ -330,7 +334,7 @@ LOOKS = frozenset(
         *("serve", "gateway", "console", "simulate", "demo", "config show", "version", "doctor", "audit"),
         *("keys list", "keys show", "keys backfill plan", "prices list", "prices show", "prices archives"),
         *("prices diff", "ownership show", "figures show", "views list", "views export", "views diff"),
-        *("annotations list", "export entries"),
+        *("annotations list", "export entries", "secrets list"),
     }
 )
 """Commands that change nothing themselves. What a server does is done through its own doors, and a ledger that

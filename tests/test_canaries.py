@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from costbearer.keys import parse_key
 from costbearer.simulator import running_simulator
 from tests.system import Server, kill
 
@@ -218,6 +219,20 @@ def unpacked(file: Path) -> bytes:
     return data
 
 
+def await_moved(server: Server, lookup_id: str) -> None:
+    """A key that a worker saw used is kept under the new pepper soon after."""
+    end = time.monotonic() + 20
+    while True:
+        connection = sqlite3.connect(f"file:{server.data / 'control.sqlite'}?mode=ro", uri=True)
+        query = "SELECT pepper_version FROM key_secrets WHERE lookup_id = ?"
+        (version,) = connection.execute(query, (lookup_id,)).fetchone()
+        connection.close()
+        if version == 2:
+            return
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 @pytest.mark.soak
 def test_no_secret_is_in_anything_that_is_kept_logged_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     debug = tmp_path / "debug"
@@ -238,6 +253,10 @@ def test_no_secret_is_in_anything_that_is_kept_logged_or_told(tmp_path: Path, mo
             token = (server.data / "admin-token").read_text().strip()
             keys, cookie = administration(server, token, told, "first")
             sent = calls(server, keys[0], told, rounds=5)
+            server.api("POST", "/api/v1/peppers", json={})
+            time.sleep(1)
+            sent += calls(server, keys[0], told, rounds=1)
+            await_moved(server, parse_key(keys[0]).lookup_id)
             kill(server.roles()["workers"][0])
             time.sleep(3)
             server.await_ready()

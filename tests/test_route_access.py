@@ -124,7 +124,7 @@ def credentials(running: Gateway, token: str) -> dict[str, Sent]:
         "in the body": Sent([], body=f'{{"key": "{key}"}}'.encode()),
         "absurdly long": bearer(key + "x" * 500),
         "the administrator's token": bearer(token),
-        "a provider's own key": bearer("sk-not-a-real-key-0000"),
+        "a provider's own key": bearer("sk-somebody-elses-provider-key"),
         "malformed": bearer(key[:-1]),
         "wrong checksum": bearer(key[:-1] + ("0" if key[-1] != "0" else "1")),
         "unknown id": bearer(new_key(chance.randrange).text),
@@ -206,6 +206,7 @@ CONSOLE: Mapping[str, frozenset[str]] = {
         {
             *("POST /api/v1/keys", "GET /api/v1/keys", "GET /api/v1/keys/{key_id}"),
             *(f"POST /api/v1/keys/{{key_id}}/{act}" for act in ("rotate", "revoke", "relabel")),
+            *("GET /api/v1/peppers", "POST /api/v1/peppers", "POST /api/v1/peppers/{version}/retire"),
             *("GET /api/v1/reports", "GET /api/v1/reports/{name}", "GET /api/v1/entries", "POST /api/v1/imports"),
             *("GET /metrics", "GET /api/v1/doctor"),
             *("GET /api/v1/prices", "GET /api/v1/prices/archives", "GET /api/v1/prices/archives/{reference}"),

@@ -126,6 +126,7 @@ def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
     from costbearer.gateway.worker import Worker
     from costbearer.journal import JournalWriter
     from costbearer.stores.control import Control
+    from costbearer.stores.rekeying import Spool
 
     control = Control.open(config.control_file, read_only=True)
     journal = JournalWriter.open(
@@ -139,7 +140,7 @@ def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
         config,
         journal=journal,
         dialects=all_dialects(),
-        load_keys=control.load_keyring,
+        load_keys=functools.partial(control.load_keyring, Spool(config.data)),
         key_revision=control.revision,
         load_prices=functools.partial(load_prices, config.prices_dir),
         price_revision=functools.partial(archive.moved, config.prices_dir),

@@ -19,11 +19,13 @@ from costbearer.app import (
     home_zone,
     load_prices,
     locked,
+    log,
     prepare,
     shown_host,
     things_beside,
 )
 from costbearer.config import Config
+from costbearer.errors import CostbearerError
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
@@ -42,6 +44,8 @@ AMORTISE_INTERVAL_S = 600.0
 """How often the console looks for days whose fees are not amortised; a day is over once in 24 hours."""
 POSTING = frozenset(f"/api/v1/{name}" for name in ("imports", "restatements", "amortisations", "backfill/labels"))
 """What posts entries, which may take long and must not keep others from changing keys."""
+REKEY_INTERVAL_S = 2.0
+"""How often keys that were used under an old pepper are moved to the active one; workers then read all keys again."""
 JOBS_STOP_S = 5.0
 """What the poller of jobs may take to end; it holds nothing that is not asked for again."""
 
@@ -93,7 +97,7 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
     ):
         periods = Periods(control.database)
         bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=periods.is_closed)
-        with _background(config, ledger, bookkeeper, periods):
+        with _background(config, control, ledger, bookkeeper, periods):
             parts = _parts(config, control, ledger, bookkeeper, periods)
             audits = Audits(config.data)
             yield create_app(
@@ -109,7 +113,9 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
 
 
 @contextlib.contextmanager
-def _background(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods) -> Iterator[None]:
+def _background(
+    config: Config, control: Control, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods
+) -> Iterator[None]:
     """What the console does beside answering: posting, asking for results of jobs, amortising."""
     from costbearer.amortise import keep_amortised
     from costbearer.dialects.registry import all_dialects
@@ -123,7 +129,8 @@ def _background(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods:
     posting = threading.Thread(target=bookkeeper.run, args=(stop, posting_s), name="bookkeeper")
     polling = threading.Thread(target=poller.run, args=(stop, polling_s), name="jobs", daemon=True)
     amortising = threading.Thread(target=keep_amortised, args=amortised, name="amortise")
-    for thread in (posting, polling, amortising):
+    rekeying = threading.Thread(target=_keep_rekeyed, args=(stop, config, control.database), name="rekeying")
+    for thread in (posting, polling, amortising, rekeying):
         thread.start()
     try:
         yield
@@ -131,7 +138,21 @@ def _background(config: Config, ledger: Ledger, bookkeeper: Bookkeeper, periods:
         stop.set()
         posting.join()
         amortising.join()
+        rekeying.join()
         polling.join(JOBS_STOP_S)
+
+
+def _keep_rekeyed(stop: threading.Event, config: Config, database: Database) -> None:
+    """Take over the digests of keys that workers saw used, until it is over."""
+    from costbearer.stores.peppers import Peppers
+    from costbearer.stores.rekeying import Spool
+
+    peppers, spool = Peppers(database), Spool(config.data)
+    while not stop.wait(REKEY_INTERVAL_S):
+        try:
+            peppers.move(spool)
+        except CostbearerError as error:
+            log.warning("digests of used keys are not taken over for now: %s", error.message)
 
 
 def _parts(config: Config, control: Control, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods) -> Parts:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import hmac
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Literal, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 import msgspec
 
@@ -164,6 +164,9 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
 
     Before `plain_until` the record is the answer as it stands: it is the first of the key's end, the secret's end and
     the next change of labels, and before any time for a revoked key. None where nothing will change by itself.
+
+    `old` says that its pepper is not the active one: it is never plain, so that its use is noticed. Of a `retired`
+    pepper nothing is left, and nothing can be checked.
     """
 
     record: KeyRecord
@@ -171,19 +174,40 @@ class _Held(msgspec.Struct, frozen=True, gc=False):
     mac: hmac.HMAC
     ends_at: datetime | None
     plain_until: datetime | None
+    old: bool = False
+    retired: bool = False
+
+
+class Rekeying(NamedTuple):
+    """The active pepper, and who is told of a key that was used under another: its lookup id, the version of this one,
+    and the digest under it."""
+
+    version: int
+    pepper: bytes
+    used: Callable[[str, int, bytes], None]
 
 
 class KeyRing:
     """Every key there is, as of one reading of the control store. Never changes; a later reading is another ring.
 
-    `peppers` maps each version that a secret names to its 32 bytes; a missing one is a `KeyError`.
+    `peppers` maps each version that a secret names to its 32 bytes; a missing one that is not in `retired` is a
+    `KeyError`. `rekeying` is told of every key that is used under another pepper than its own, once.
     """
 
-    __slots__ = ("_held", "_nobody", "keys")
+    __slots__ = ("_held", "_nobody", "_rekeying", "_told", "keys")
 
-    def __init__(self, records: Iterable[KeyRecord], peppers: Mapping[int, bytes], as_of: datetime) -> None:
+    def __init__(
+        self,
+        records: Iterable[KeyRecord],
+        peppers: Mapping[int, bytes],
+        as_of: datetime,
+        *,
+        retired: Container[int] = (),
+        rekeying: Rekeying | None = None,
+    ) -> None:
         macs = {version: hmac.new(pepper, digestmod="sha256") for version, pepper in peppers.items()}
         held: dict[str, _Held] = {}
+        nobody = _nobody(as_of)
         keys = 0
         for record in records:
             keys += 1
@@ -194,12 +218,19 @@ class KeyRing:
             if record.revoked_at is not None:
                 turns.append(_BEFORE_ANY_TIME)
             for secret in record.secrets:
-                mac = macs[secret.pepper_version]
                 ends_at = secret.expires_at
-                plain_until = min([*turns, ends_at] if ends_at is not None else turns, default=None)
-                held[secret.lookup_id] = _Held(current, secret.digest, mac, ends_at, plain_until)
+                if secret.pepper_version in retired:
+                    held[secret.lookup_id] = _Held(current, bytes(32), nobody.mac, ends_at, None, retired=True)
+                    continue
+                mac = macs[secret.pepper_version]
+                old = rekeying is not None and secret.pepper_version != rekeying.version
+                last = [*turns, _BEFORE_ANY_TIME] if old else turns
+                plain_until = min([*last, ends_at] if ends_at is not None else last, default=None)
+                held[secret.lookup_id] = _Held(current, secret.digest, mac, ends_at, plain_until, old)
         self._held = held
-        self._nobody = _nobody(as_of)
+        self._nobody = nobody
+        self._rekeying = rekeying
+        self._told: set[str] = set()
         self.keys = keys
 
     def authenticate(self, text: str, now: datetime) -> KeyRecord:
@@ -212,19 +243,29 @@ class KeyRing:
             KeyMissing: no text.
             KeyInvalid: wrong form or checksum, or no such key.
             KeyRevoked: it was revoked.
-            KeyExpired: its time, or its secret's time after a rotation, is over.
+            KeyExpired: its time, or its secret's time after a rotation, is over; or it was not used between the change
+                of the pepper and the end of the old one, and can no longer be checked.
         """
         # An unknown key is checked against nobody's digest: how long a refusal takes must not tell which of the two it
         # was.
         held = self._held.get(text[_LOOKUP_ID], self._nobody)
         mac = held.mac.copy()
         mac.update(text.encode("utf-8", "replace"))
-        if not hmac.compare_digest(mac.digest(), held.digest) or held is self._nobody:
+        if not hmac.compare_digest(mac.digest(), held.digest) or held is self._nobody or held.retired:
             # Form and checksum are looked at only here: a text with a key's digest is that key.
-            _refuse(text)
+            _refuse(text, held)
         if held.plain_until is None or now < held.plain_until:
             return held.record
-        return _past_turn(held, now)
+        record = _past_turn(held, now)
+        if held.old:
+            self._rekey(text)
+        return record
+
+    def _rekey(self, text: str) -> None:
+        lookup_id = text[_LOOKUP_ID]
+        if self._rekeying is not None and lookup_id not in self._told:
+            self._told.add(lookup_id)
+            self._rekeying.used(lookup_id, self._rekeying.version, digest(self._rekeying.pepper, text))
 
 
 def _nobody(as_of: datetime) -> _Held:
@@ -234,14 +275,22 @@ def _nobody(as_of: datetime) -> _Held:
     return _Held(record, bytes(32), hmac.new(bytes(32), digestmod="sha256"), None, _BEFORE_ANY_TIME)
 
 
-def _refuse(text: str) -> NoReturn:
-    """Say why a text is no key here, by its form before anything else."""
+def _refuse(text: str, held: _Held) -> NoReturn:
+    """Say why a text is no key here, by its form before anything else.
+
+    Nobody has proved to hold a key whose pepper is retired, so no word of whose it is.
+    """
     if not text:
         raise KeyMissing(
             "no key: send a Costbearer key where the provider's key goes (Authorization: Bearer, x-api-key); "
             "`costbearer keys issue` makes one"
         )
-    parse_key(text)
+    lookup_id = parse_key(text).lookup_id
+    if held.retired:
+        raise KeyExpired(
+            f"{PREFIX}_{lookup_id} was not used before the secret that it was kept under was retired, and cannot be "
+            f"checked any more; `costbearer keys rotate {PREFIX}_{lookup_id}` gives its owner a new one"
+        )
     raise KeyInvalid(
         "no such key here: it may belong to another installation; "
         "`costbearer keys list` shows the keys there are, `costbearer keys issue` makes one"

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Place] = {
     "gateway": Place("costbearer.cli.server", "gateway", "Run the gateway alone."),
     "console": Place("costbearer.cli.server", "console", "Run ledger, bookkeeper, API and pages alone."),
     "keys": Place("costbearer.cli.keys", "keys", "Issue, list, show, rotate, revoke and relabel virtual keys."),
+    "secrets": Place("costbearer.cli.secrets", "secrets", "Change the secret that keys are kept under."),
     "prices": Place("costbearer.cli.prices", "prices", "List, show, compare and change prices."),
     "restate": Place("costbearer.cli.restate", "restate", "Rate past calls again with the prices of today."),
     "close": Place("costbearer.cli.close", "close", "Close a month: nothing in it changes any more."),

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from costbearer import __version__
 from costbearer.config import Config
 from costbearer.console import api_keys
+from costbearer.console.api_peppers import peppers_router
 from costbearer.console.described import described
 from costbearer.console.once import OnceOnly, taken_by
 from costbearer.console.pages import shell
@@ -37,6 +38,7 @@ from costbearer.errors import (
 from costbearer.stores import secrets
 from costbearer.stores.answers import Answers
 from costbearer.stores.control import Control
+from costbearer.stores.peppers import Peppers
 from costbearer.stores.sessions import Sessions
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
@@ -76,7 +78,8 @@ def create_app(
     )
     app.include_router(_health(control, ready))
     documented = [Depends(HTTPBearer(auto_error=False, description="the administrator's token"))]
-    for router in (api_keys.router(config, control), *routers):
+    own = (api_keys.router(config, control), peppers_router(Peppers(control.database)))
+    for router in (*own, *routers):
         app.include_router(router, dependencies=documented)
     door, sessions = Door(secrets.admin_token(config.data)), Sessions(control.database)
     for router in (shell.static_router(), entrance_router(door, sessions), *pages):

@@ -24,6 +24,7 @@ from costbearer.keys import (
     DatedLabels,
     KeyRecord,
     KeyRing,
+    Rekeying,
     Secret,
     digest,
     new_id,
@@ -38,6 +39,7 @@ from costbearer.ledger import LABELS
 from costbearer.stores import secrets
 from costbearer.stores.acts import note
 from costbearer.stores.control_schema import audit_log, issued_once, key_labels, key_secrets, keys, peppers
+from costbearer.stores.rekeying import Spool
 from costbearer.stores.sqlite import Database, Revision, exclusive
 
 PAGE_MAX = 1000
@@ -134,19 +136,24 @@ class Control:
         """Raises `StoreFailed` where the store cannot be read now."""
         self._database.check()
 
-    def load_keyring(self) -> KeyRing:
+    def load_keyring(self, spool: Spool | None = None) -> KeyRing:
         """Every key, expired and revoked ones too (they are refused by their own name), for `KeyRing.authenticate`.
+
+        Keys that are used under a pepper that is not the active one are handed to the spool.
 
         Raises:
             StoreFailed: the store cannot be read, or `keyring.json` is not the one these keys were made with.
         """
         with self._database.reading() as connection:
-            known = {row.version: row.fingerprint for row in connection.execute(select(peppers))}
+            known = connection.execute(select(peppers)).all()
             records = _records(connection)
-        held = secrets.keyring(self._directory, create=False).peppers
-        for version, fingerprint in known.items():
-            self._check_pepper(version, held.get(version), fingerprint)
-        return KeyRing(records, held, self._clock())
+        held = secrets.keyring(self._directory, create=False)
+        retired = {row.version for row in known if row.retired_at is not None}
+        for row in known:
+            if row.version not in retired:
+                self._check_pepper(row.version, held.peppers.get(row.version), row.fingerprint)
+        rekeying = None if spool is None else Rekeying(held.active, held.peppers[held.active], spool.add)
+        return KeyRing(records, held.peppers, self._clock(), retired=retired, rekeying=rekeying)
 
     def get(self, key: str) -> KeyRecord:
         """One key by its id, or by what a secret of it begins with (`cbk_` and 12 characters).
@@ -340,7 +347,7 @@ class Control:
         pepper = ring.peppers[ring.active]
         known = connection.execute(select(peppers.c.fingerprint).where(peppers.c.version == ring.active)).scalar()
         if known is None:
-            connection.execute(insert(peppers).values(version=ring.active, fingerprint=_fingerprint(pepper)))
+            connection.execute(insert(peppers).values(version=ring.active, fingerprint=fingerprint_of(pepper)))
         else:
             self._check_pepper(ring.active, pepper, known)
         key = new_key(chance.randbelow)
@@ -356,7 +363,7 @@ class Control:
         return key.text
 
     def _check_pepper(self, version: int, pepper: bytes | None, fingerprint: bytes) -> None:
-        if pepper is None or not hmac.compare_digest(_fingerprint(pepper), fingerprint):
+        if pepper is None or not hmac.compare_digest(fingerprint_of(pepper), fingerprint):
             raise StoreFailed(
                 f"{self._directory / secrets.KEYRING_FILE} does not hold the pepper (version {version}) that keys "
                 "here were made with; restore it from the backup that belongs to this control store"
@@ -468,7 +475,8 @@ def _matches(record: KeyRecord, where: Mapping[str, str], now: datetime) -> bool
     return True
 
 
-def _fingerprint(pepper: bytes) -> bytes:
+def fingerprint_of(pepper: bytes) -> bytes:
+    """What tells a pepper from another without saying it."""
     return hmac.digest(pepper, b"costbearer pepper fingerprint", "sha256")
 
 

@@ -1,14 +1,15 @@
 """The data directory's secrets: the keyring (peppers and hash keys) and the administrator's token.
 
-Each is a file of mode 0600, made once and never overwritten; a file that others can read is refused, not repaired,
-because it may have been read already.
+Each is a file of mode 0600, made once; a file that others can read is refused, not repaired, because it may have been
+read already. Only the keyring is ever replaced, whole, when a pepper comes or goes.
 
 ``keyring.json``::
 
     {"active": 1, "peppers": {"1": "<base64, 32 bytes>"}, "hash_active": 1, "hash_keys": {"1": "<base64, 32 bytes>"}}
 
-New keys are digested under the active pepper; every version a living key names stays in the file, so a pepper is
-changed by adding a version, making it active and rotating the keys. `hash_keys` hash tenant and user names.
+New keys are digested under the active pepper; every version a living key names stays in the file. A pepper is changed
+by adding a version, which is active from then on; keys move to it as they are used (`stores.rekeying`), and then the
+old one is retired. `hash_keys` hash tenant and user names.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import binascii
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +81,41 @@ def keyring(directory: Path, *, create: bool = True) -> Keyring:
     return held
 
 
+def with_pepper(ring: Keyring) -> Keyring:
+    """The same keyring with another pepper, which is the active one."""
+    version = max(ring.peppers) + 1
+    return ring._replace(active=version, peppers={**ring.peppers, version: secrets.token_bytes(SECRET_BYTES)})
+
+
+def without_peppers(ring: Keyring, versions: Container[int]) -> Keyring:
+    """The same keyring without those peppers; the active one stays."""
+    kept = {each: pepper for each, pepper in ring.peppers.items() if each == ring.active or each not in versions}
+    return ring._replace(peppers=kept)
+
+
+def replace_keyring(directory: Path, ring: Keyring) -> None:
+    """Put a keyring in the place of the one that is there: whole, durable, and never readable by others.
+
+    Raises:
+        StoreFailed: it cannot be written; the old one stands.
+    """
+
+    def shown(versions: Mapping[int, bytes]) -> dict[str, str]:
+        return {str(version): base64.b64encode(secret).decode() for version, secret in sorted(versions.items())}
+
+    made = {
+        "active": ring.active,
+        "peppers": shown(ring.peppers),
+        "hash_active": ring.hash_active,
+        "hash_keys": shown(ring.hash_keys),
+    }
+    path = directory / KEYRING_FILE
+    try:
+        _create(path, json.dumps(made, indent=2) + "\n", over=True)
+    except OSError as error:
+        raise StoreFailed(f"{path} cannot be written: {error.strerror}; the one before holds") from None
+
+
 def admin_token(directory: Path, *, create: bool = True) -> str:
     """The administrator's token for the console's API, making one on the first start.
 
@@ -125,8 +161,8 @@ def _private(path: Path, fresh: str | None) -> str:
         raise StoreFailed(f"{path} cannot be read or made: {getattr(error, 'strerror', None) or 'not text'}") from None
 
 
-def _create(path: Path, text: str) -> None:
-    """Whole or not at all, and never over an existing file: written beside, then linked to its name."""
+def _create(path: Path, text: str, *, over: bool = False) -> None:
+    """Whole or not at all: written beside, then given its name. Over an existing file only where `over` says so."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -135,7 +171,10 @@ def _create(path: Path, text: str) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         try:
-            os.link(beside, path)
+            if over:
+                beside.replace(path)
+            else:
+                os.link(beside, path)
         except FileExistsError:
             return
         folder = os.open(path.parent, os.O_RDONLY)
@@ -144,4 +183,4 @@ def _create(path: Path, text: str) -> None:
         finally:
             os.close(folder)
     finally:
-        beside.unlink()
+        beside.unlink(missing_ok=True)
