@@ -79,30 +79,37 @@ class LogFile(NamedTuple):
 
 def found(names: Sequence[str]) -> list[str]:
     """The files that the names mean: files, patterns, directories with all that is in them, `-` for standard input.
+    A link in a directory is followed only within it: what lies elsewhere has not been asked for.
 
     Raises:
         InputInvalid: a name means nothing, or cannot be read.
     """
     files: list[str] = []
     for name in names:
-        path = Path(name)
-        if name == STDIN or path.is_file():
-            files.append(name)
-        elif path.is_dir():
-            inside = sorted(each for each in path.rglob("*") if each.is_file() and _is_log(each, path))
-            if not inside:
-                raise InputInvalid(f"{name}: the directory holds no log file")
-            files += map(str, inside)
-        elif PATTERN.search(name):
-            matches = sorted(str(each) for each in _globbed(path) if each.is_file())
-            if not matches:
-                raise InputInvalid(f"{name}: no file matches the pattern")
-            files += matches
-        elif path.exists():
-            files.append(name)
-        else:
-            raise InputInvalid(f"{name}: no such file or directory")
+        try:
+            files += _meant(name)
+        except OSError as error:
+            raise InputInvalid(f"{name[:200]}: cannot be read: {error.strerror or error}") from None
     return list(dict.fromkeys(files))
+
+
+def _meant(name: str) -> list[str]:
+    path = Path(name)
+    if name == STDIN or path.is_file():
+        return [name]
+    if path.is_dir():
+        inside = sorted(each for each in path.rglob("*") if each.is_file() and _is_log(each, path))
+        if not inside:
+            raise InputInvalid(f"{name}: the directory holds no log file")
+        return list(map(str, inside))
+    if PATTERN.search(name):
+        matches = sorted(str(each) for each in _globbed(path) if each.is_file())
+        if not matches:
+            raise InputInvalid(f"{name}: no file matches the pattern")
+        return matches
+    if not path.exists():
+        raise InputInvalid(f"{name}: no such file or directory")
+    return [name]
 
 
 def bytes_of(names: Sequence[str]) -> int:
@@ -127,7 +134,9 @@ def _globbed(pattern: Path) -> Iterator[Path]:
 
 def _is_log(path: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return not hidden and path.suffix.lower() not in SKIPPED_SUFFIXES
+    if hidden or path.suffix.lower() in SKIPPED_SUFFIXES:
+        return False
+    return not path.is_symlink() or path.resolve().is_relative_to(root.resolve())
 
 
 def opened(name: str, work: Path, limits: Limits, unread: Told) -> LogFile | None:
