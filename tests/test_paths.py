@@ -22,7 +22,7 @@ from costbearer.console.pages.shell import STATIC, files, static_router
 from costbearer.errors import CostbearerError, FieldInvalid, InputInvalid, NotFound
 from costbearer.price_desk import Desk
 from costbearer.stores import archive
-from costbearer.stores.logfiles import found
+from costbearer.stores.lognames import found
 from costbearer.stores.logtables import is_address
 
 ELSEWHERE = (
