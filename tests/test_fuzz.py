@@ -14,14 +14,12 @@ from fuzz.targets import TARGETS, Target
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "3600"))
 """How long `make soak` fuzzes each target."""
 
-SEEDS_MAX = 60
-
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_seeds_and_what_is_near_them_are_read_or_refused(target: Target) -> None:
     seeds = list(target.seeds())
     assert seeds
-    for data in seeds[:: max(1, len(seeds) // SEEDS_MAX)]:
+    for data in seeds[:: max(1, len(seeds) // target.begun)]:
         target.check(data)
     for data in mutations(seeds, target.rounds):
         target.check(data)

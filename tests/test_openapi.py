@@ -263,7 +263,8 @@ def test_every_body_that_is_taken_is_here(told: Told) -> None:
     }
     for name, body in BODIES.items():
         method, _, path = name.partition(" ")
-        if "{" not in path and "contract" not in path:
+        # What these three are about is not here: a contract's file, spend of a key that nobody bears.
+        if "{" not in path and "contract" not in path and "backfill" not in path:
             headers = {"authorization": f"Bearer {told.token}"}
             assert told.client.request(method, path, json=body, headers=headers).status_code < 300, name
 

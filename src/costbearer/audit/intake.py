@@ -11,7 +11,8 @@ from costbearer.logformats.base import LogFormat
 from costbearer.logformats.record import Record, asked
 from costbearer.logformats.registry import AUTO, recognised
 from costbearer.reconcile import invoices
-from costbearer.stores.logfiles import LogFile, Told, Unread, found, line_of, opened
+from costbearer.stores.logfiles import LogFile, Told, Unread, line_of, opened
+from costbearer.stores.lognames import found
 from costbearer.stores.logs import Logs
 from costbearer.stores.logtables import is_address, table_of
 

@@ -92,7 +92,7 @@ def _audited(config: Config, names: tuple[str, ...], given: dict[str, Any]) -> A
 def engine(config: Config, names: Sequence[str], *, told: bool = False) -> Iterator[tuple[Logs, Callable[[str], None]]]:
     """What reads logs, with the limits that are set, and the bar that tells how far it is; lines for a program where
     one has asked to be told."""
-    from costbearer.stores.logfiles import bytes_of
+    from costbearer.stores.lognames import bytes_of
     from costbearer.stores.logs import Logs, workplace
     from costbearer.stores.logtables import is_address
 

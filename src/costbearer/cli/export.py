@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -73,7 +73,7 @@ class _target:  # noqa: N801  used like a function
         import msgspec
 
         try:
-            self._handle = sys.stdout.buffer if self._part is None else self._part.open("wb")
+            self._handle = sys.stdout.buffer if self._part is None else _fresh(self._part)
         except OSError as error:
             raise InputInvalid(f"{self._output}: cannot be written: {error.strerror}") from None
         encode, handle = msgspec.json.Encoder().encode, self._handle
@@ -92,6 +92,12 @@ class _target:  # noqa: N801  used like a function
             self._part.replace(self._output)
         else:
             self._part.unlink(missing_ok=True)
+
+
+def _fresh(part: Path) -> BinaryIO:
+    """A new file, whatever was left there: never one that somebody else has made, nor where a link of theirs leads."""
+    part.unlink(missing_ok=True)
+    return part.open("xb")
 
 
 def _pages(config: Config, client: Local | Remote, pairs: Pairs) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Foreign log files made fit for the engine: found, unpacked within limits, cleaned, and told apart by what is in them.
+"""Foreign log files made fit for the engine: unpacked within limits, cleaned, and told apart by what is in them.
 
 The engine reads files by itself, many rows at a time, but only sound ones: a line that is too long or a byte that is no
 UTF-8 ends its reading. So every file is looked over first, at the speed of memory; one that is packed, or not sound, is
@@ -11,7 +11,6 @@ import codecs
 import gzip
 import io
 import json
-import re
 import shutil
 import sys
 import zlib
@@ -20,21 +19,16 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from costbearer.errors import InputInvalid
+from costbearer.stores.lognames import GZIP, STDIN, ZSTD
 
 Kind = Literal["lines", "document", "csv", "parquet", "table"]
 
-STDIN = "-"
 BLOCK_BYTES = 8 * 1024 * 1024
 HEAD_BYTES = 1024 * 1024
 """So much of a file is looked at to tell what it is."""
 HEAD_LINES = 200
 HEAD_PARQUET_BYTES = 16 * 1024 * 1024
-USUAL_RATIO = 8
-"""How much logs shrink when they are packed."""
-PATTERN = re.compile(r"[*?\[]")
-SKIPPED_SUFFIXES = frozenset({".md", ".html", ".htm", ".pdf", ".png", ".py", ".toml", ".yaml", ".yml", ".lock"})
-"""What a directory may hold beside logs; a file that is named itself is always read."""
-_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+_PARQUET = b"PAR1"
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _PACKED_OTHERWISE = (b"PK\x03\x04", b"BZh", b"\xfd7zX", b"7z\xbc\xaf")
 _DELIMITERS = ",;\t|"
@@ -77,62 +71,6 @@ class LogFile(NamedTuple):
     bytes: int = 0
 
 
-def found(names: Sequence[str]) -> list[str]:
-    """The files that the names mean: files, patterns, directories with all that is in them, `-` for standard input.
-
-    Raises:
-        InputInvalid: a name means nothing, or cannot be read.
-    """
-    files: list[str] = []
-    for name in names:
-        path = Path(name)
-        if name == STDIN or path.is_file():
-            files.append(name)
-        elif path.is_dir():
-            inside = sorted(each for each in path.rglob("*") if each.is_file() and _is_log(each, path))
-            if not inside:
-                raise InputInvalid(f"{name}: the directory holds no log file")
-            files += map(str, inside)
-        elif "://" in name:
-            # Not repeated: an address often holds a password or a token.
-            raise InputInvalid("an address is read only where it is postgresql://HOST/DB; fetch the file first")
-        elif PATTERN.search(name):
-            matches = sorted(str(each) for each in _globbed(path) if each.is_file())
-            if not matches:
-                raise InputInvalid(f"{name}: no file matches the pattern")
-            files += matches
-        elif path.exists():
-            files.append(name)
-        else:
-            raise InputInvalid(f"{name}: no such file or directory")
-    return list(dict.fromkeys(files))
-
-
-def bytes_of(names: Sequence[str]) -> int:
-    """About how much text the names mean; packed files as if they were unpacked, standard input not at all."""
-    size = 0
-    for name in names:
-        try:
-            for file in found([name]) if name != STDIN and "://" not in name else ():
-                with Path(file).open("rb") as handle:
-                    packed = handle.read(4)[:2] in {_GZIP, _ZSTD[:2]}
-                size += Path(file).stat().st_size * (USUAL_RATIO if packed else 1)
-        except (InputInvalid, OSError):
-            continue
-    return size
-
-
-def _globbed(pattern: Path) -> Iterator[Path]:
-    parts = pattern.parts
-    fixed = next(place for place, part in enumerate(parts) if PATTERN.search(part))
-    return Path(*parts[:fixed]).glob("/".join(parts[fixed:]))
-
-
-def _is_log(path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return not hidden and path.suffix.lower() not in SKIPPED_SUFFIXES
-
-
 def opened(name: str, work: Path, limits: Limits, unread: Told) -> LogFile | None:
     """One file, ready to be read; None where there is nothing in it that can be. What is wrong is told to `unread`.
 
@@ -149,7 +87,7 @@ def opened(name: str, work: Path, limits: Limits, unread: Told) -> LogFile | Non
             source = Path(name)
         with source.open("rb") as handle:
             start = handle.read(4)
-        if start[:2] == _GZIP or start == _ZSTD:
+        if start[:2] == GZIP or start == ZSTD:
             unpacked = place.with_suffix(".unpacked")
             _unpacked(source, unpacked, name, limits, unread)
             source = unpacked
@@ -242,7 +180,7 @@ def _unpacked(source: Path, target: Path, name: str, limits: Limits, unread: Tol
 
 def _unpacking(source: Path) -> Any:
     with source.open("rb") as handle:
-        if handle.read(2) == _GZIP:
+        if handle.read(2) == GZIP:
             packed: Any = gzip.open(source, "rb")  # noqa: SIM115  the wrapper closes it
             return _Careful(packed)
     import pyarrow as pa
