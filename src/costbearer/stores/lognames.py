@@ -43,6 +43,9 @@ def _meant(name: str) -> list[str]:
         if not inside:
             raise InputInvalid(f"{name}: the directory holds no log file")
         return list(map(str, inside))
+    if "://" in name:
+        # Not repeated: an address often holds a password or a token.
+        raise InputInvalid("an address is read only where it is postgresql://HOST/DB; fetch the file first")
     if PATTERN.search(name):
         matches = sorted(str(each) for each in _globbed(path) if each.is_file())
         if not matches:
