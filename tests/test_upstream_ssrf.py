@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,11 @@ def test_nothing_a_caller_sends_leads_elsewhere(tmp_path: Path) -> None:
             reached = len(origin.received)
             assert reached > 200, "many of them are calls that are made"
             assert (sink.connections, sink.received) == (0, [])
+            _, writer = await asyncio.open_connection("127.0.0.1", sink.port)
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            await asyncio.sleep(0.05)
+            assert (sink.connections, len(sink.received)) == (1, 1), "the sink does notice who comes"
+            writer.close()
             astray = [request for request in origin.received if not held_to_its_base(request)]
             assert astray == []
             host = f"host: 127.0.0.1:{origin.port}\r\n".encode()
