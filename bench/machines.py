@@ -192,7 +192,7 @@ def wrk(
     lines = ['wrk.method = "POST"', f"wrk.body = {json.dumps(body)}"]
     lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in said.items()]
     script.write_text("\n".join(lines))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script)]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", str(script)]
     done = subprocess.run(
         [*command, f"http://127.0.0.1:{port}/v1/chat/completions"], capture_output=True, text=True, check=True
     )
@@ -238,7 +238,7 @@ def running_gateway(
 ) -> Iterator[Gateway]:
     """A gateway before the port `upstream`, with a console process on the same data directory if `console`."""
     port, console_port = free_port(), free_port()
-    config, key = _configured(directory, upstream, port, console_port, workers=workers, settings=settings)
+    config, key = configured(directory, upstream, port, console_port, workers=workers, settings=settings)
     command = [sys.executable, "-m", "costbearer"]
     file = ["--config", str(directory / "costbearer.toml")]
     with contextlib.ExitStack() as stack:
@@ -283,7 +283,7 @@ def _nginx(directory: Path, name: str, http: str, workers: int) -> Iterator[None
         yield
 
 
-def _configured(
+def configured(
     directory: Path, upstream: int, gateway: int, console: int, *, workers: int, settings: str
 ) -> tuple[Config, str]:
     (directory / "provider-key").write_text("bench-provider-key")

@@ -1,7 +1,7 @@
 """`make flame`: where a worker's time goes under load, as a flame graph.
 
-It runs the load of the benchmarks and py-spy, which is installed for the time being into an environment of its own; what
-py-spy sees of a process costs the process nothing it would notice. A path that ends in .svg gets a picture, any other
+It runs the load of the benchmarks and py-spy, which is installed for the time being into an environment of its own. To
+see whole stacks it stops the process for a moment each time, so the figures of such a run are good for nothing. A path that ends in .svg gets a picture, any other
 the folded stacks (`frame;frame;frame count`), which other programs read and `grep` and `sort` too.
 
     python -m tools.flame flame.svg --seconds 10 --streams
@@ -38,7 +38,7 @@ def record(program: str, pid: int, seconds: int, out: Path) -> None:
     kind = "flamegraph" if out.suffix == ".svg" else "raw"
     command = [program, "record", "--pid", str(pid), "--duration", str(seconds), "--rate", str(SAMPLES_PER_S)]
     done = subprocess.run(
-        [*command, "--format", kind, "--output", str(out), "--nonblocking"], capture_output=True, text=True, check=False
+        [*command, "--format", kind, "--output", str(out)], capture_output=True, text=True, check=False
     )
     if done.returncode or not out.exists():
         raise SystemExit(f"py-spy saw nothing: {done.stderr.strip()[-500:]}")
