@@ -51,7 +51,7 @@ def test_a_call_over_https(
     server.gateway_url = server.gateway_url.replace("http:", "https:")
     trusted = ssl.create_default_context(cafile=str(authority))
     plain_get = httpx2.get
-    monkeypatch.setattr("tests.system.httpx2.get", lambda url, **more: plain_get(url, verify=trusted, **more))
+    monkeypatch.setattr("tests.system.httpx2.get", lambda url, **more: plain_get(url, **{**more, "verify": trusted}))
     try:
         server.start()
         with (
