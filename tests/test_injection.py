@@ -175,7 +175,8 @@ def test_no_payload_in_any_parameter_becomes_sql(
 ) -> None:
     canary, made, watched = tmp_path / "canary", tmp_path / "made", Watched(monkeypatch)
     canary.write_text(SECRET)
-    every = list(asked(payloads(canary, made)))[::3]
+    # Every eleventh: no break, act or parameter is left out, for eleven divides none of their counts.
+    every = list(asked(payloads(canary, made)))[::11]
     answered, refused = put(ledger, every, canary, made)
     print(
         f"\n0 of {len(every):,} questions ({len(payloads(canary, made))} payloads) became SQL: {refused:,} refused, "

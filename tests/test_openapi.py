@@ -230,7 +230,7 @@ def test_whatever_is_sent_is_answered_as_it_is_described(told: Told) -> None:
 
 @pytest.mark.soak
 def test_much_more_of_it(told: Told) -> None:
-    statuses = every(told, times=250)
+    statuses = every(told, times=100)
     total = sum(statuses.values())
     print(f"\n{total:,} requests to {len(told.operations)} operations, 0 of 5xx, 0 not as described: {dict(statuses)}")
 
