@@ -45,7 +45,12 @@ def tags(data: bytes) -> None:
     """Header, body, baggage and traceparent, one per line: attributed or refused; the key's labels always hold."""
     lines = [line.decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode() for line in data.split(b"\n")]
     header, baggage, trace, *body = [*lines, "", "", ""][: 3 + TAGS_MAX + 3]
-    said = Said(tags_header=header or None, baggage=baggage or None, traceparent=trace or None, body_tags=tuple(body))
+    said = Said(
+        tags_header=header or None,
+        baggage=baggage or None,
+        traceparent=trace or None,
+        body_tags=tuple(filter(None, body)),
+    )
     hashed: list[str] = []
 
     def hasher(field: str, value: str) -> str:

@@ -200,7 +200,7 @@ SEGMENT = segment(
     Intent(make_intent(JOURNAL, 5)),
     Outcome(make_unknown(JOURNAL, 5, started_at=BORN)),
 )
-SEGMENTS = (SEGMENT, SEGMENT[:-9], segment(OPENED), SEGMENT + b"\x00" * 30, SEGMENT[300:], b"")
+SEGMENTS = (SEGMENT, SEGMENT[:-9], segment(OPENED), SEGMENT + b"\x00" * 30, SEGMENT[300:], SEGMENT * 2, b"")
 
 
 # -- files

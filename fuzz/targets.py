@@ -18,8 +18,8 @@ class Target(NamedTuple):
     name: str
     check: Check
     seeds: Callable[[], Sequence[bytes]]
-    rounds: int = 100
-    begun: int = 60
+    rounds: int = 60
+    begun: int = 30
 
     @property
     def tells(self) -> str:
@@ -29,8 +29,8 @@ class Target(NamedTuple):
 def _calls() -> list[Target]:
     made = []
     for family in calls.FAMILIES:
-        made.append(Target(f"requests-{family}", calls.requests(family), partial(seeds.requests, family), 100))
-        made.append(Target(f"replies-{family}", calls.replies(family), partial(seeds.replies, family), 60))
+        made.append(Target(f"requests-{family}", calls.requests(family), partial(seeds.requests, family), 60))
+        made.append(Target(f"replies-{family}", calls.replies(family), partial(seeds.replies, family), 30))
     return made
 
 

@@ -223,14 +223,14 @@ def sound(operation: Operation, answer: Response) -> int:
 
 
 def test_whatever_is_sent_is_answered_as_it_is_described(told: Told) -> None:
-    statuses = every(told, times=2)
+    statuses = every(told, times=1)
     assert len(told.operations) > 40
-    assert {200, 400, 401, 404, 422} <= statuses.keys()
+    assert {200, 400, 401, 422} <= statuses.keys()
 
 
 @pytest.mark.soak
 def test_much_more_of_it(told: Told) -> None:
-    statuses = every(told, times=250)
+    statuses = every(told, times=60)
     total = sum(statuses.values())
     print(f"\n{total:,} requests to {len(told.operations)} operations, 0 of 5xx, 0 not as described: {dict(statuses)}")
 
