@@ -32,7 +32,7 @@ from costbearer.stores import archive
 from costbearer.stores.control import Control
 from tests.pages import Reader, admin_token, console, form_token, settings
 from tests.test_backfill import ANA, imported
-from tests.test_route_access import CONSOLE, routes
+from tests.test_route_access import CONSOLE
 
 LABELS = {"owner": "ada", "team": "search", "agent": "ranker", "workload": "rerank"}
 CONTRACT = b'[[terms]]\nprovider = "openai"\ndiscount = "10"\n'
@@ -251,11 +251,11 @@ def full_log(config: Config) -> Iterator[None]:
         connection.close()
 
 
-def test_every_route_that_may_change_something_has_an_act(tmp_path: Path) -> None:
-    changing = {route for kind in CONSOLE.values() for route in kind if not route.startswith("GET ")}
-    assert {act.route for act in ACTS} == changing
-    with console(settings(tmp_path)) as reader:
-        assert {route for route in routes(reader.app) if not route.startswith("GET ")} == changing
+def test_every_route_that_may_change_something_has_an_act() -> None:
+    """`test_route_access` holds the same table against the application's routes."""
+    assert {act.route for act in ACTS} == {
+        route for kind in CONSOLE.values() for route in kind if not route.startswith("GET ")
+    }
 
 
 @pytest.mark.parametrize("acts", [QUICK, pytest.param(ACTS, marks=pytest.mark.soak)], ids=["quick", "all"])

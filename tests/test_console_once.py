@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -55,8 +56,17 @@ class Slow:
         return router
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store; to migrate one takes longer than most tests here."""
+    directory = tmp_path_factory.mktemp("empty") / "data"
+    Control.open(directory / "control.sqlite").close()
+    return directory
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
+def config(tmp_path: Path, empty: Path) -> Config:
+    shutil.copytree(empty, tmp_path / "data")
     return load(overrides={"data": str(tmp_path / "data")}, environ={})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +28,17 @@ ACTOR = Actor("root", "127.0.0.1", "adm_1")
 GOOD: dict[str, object] = {"owner": "ada", "team": "search", "agent": "ranker", "workload": "rerank"}
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store; to migrate one takes longer than most tests here."""
+    directory = tmp_path_factory.mktemp("empty") / "data"
+    Control.open(directory / "control.sqlite").close()
+    return directory
+
+
 @pytest.fixture
-def control(tmp_path: Path) -> Iterator[Control]:
+def control(tmp_path: Path, empty: Path) -> Iterator[Control]:
+    shutil.copytree(empty, tmp_path, dirs_exist_ok=True)
     with Control.open(tmp_path / "control.sqlite", clock=lambda: NOW) as store:
         yield store
 
