@@ -552,8 +552,8 @@ def scenario(books: Books) -> dict[str, list[Posted]]:
 
 
 @pytest.mark.slow
-def test_killed_at_every_fourth_step(tmp_path: Path) -> None:
-    killed_at_steps(tmp_path, 4)
+def test_killed_at_every_eighth_step(tmp_path: Path) -> None:
+    killed_at_steps(tmp_path, 8)
 
 
 @pytest.mark.soak
