@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import gc
 import json
 import shutil
@@ -66,14 +67,13 @@ class _Transport(asyncio.Transport):
         pass
 
 
-class _Loop(uvloop.Loop):  # type: ignore[misc]
-    """uvloop whose outgoing connections all lead to a provider that answers at once, in the loop's next turn."""
+async def _dial(loop: asyncio.AbstractEventLoop, protocol: Any) -> None:
+    """A connection to a provider that answers at once, in the loop's next turn."""
 
-    async def create_connection(self, protocol_factory: Callable[[], Any], *_: Any, **__: Any) -> Any:
-        protocol = protocol_factory()
-        transport = _Transport(lambda _: self.call_soon(protocol.data_received, REPLY))
-        protocol.connection_made(transport)
-        return transport, protocol
+    def answer(_: bytes) -> None:
+        loop.call_soon(protocol.data_received, REPLY)
+
+    protocol.connection_made(_Transport(answer))
 
 
 class InProcess:
@@ -110,9 +110,11 @@ def in_process() -> Iterator[InProcess]:
     with tempfile.TemporaryDirectory(prefix="costbearer-bench-") as name, socket.socket() as unused:
         config, key = configured(Path(name), 9, 10, 11, workers=1, settings="")
         app.prepare(config)
-        loop = _Loop()
+        loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         worker = app.make_worker(config, loop)
+        for pool in worker.pools.values():
+            pool._dialler.dial = functools.partial(_dial, loop)  # type: ignore[method-assign]
         running = InProcess(loop, worker, Listener(worker, unused), key)
         loop.run_until_complete(_begin(worker))
         usual = gc.get_threshold()
