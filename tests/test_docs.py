@@ -88,3 +88,21 @@ def test_the_project_speaks_of_itself_alone() -> None:
         assert "/work/" not in text, name
         assert not re.search(r"https?://[\w.]*(pypi|pythonhosted|npmjs)\.\w+", text), name
         assert not re.search(r"sk-(?:proj|ant)-[A-Za-z0-9]{20,}", text), name
+
+
+def test_what_was_tried_names_tests_that_are_there() -> None:
+    """Commands of the reliability page name files, and words that choose a test in them; planted bugs are those there
+    are, each with a test that exists."""
+    from tools.planted import BUGS
+
+    text = (TOP / "docs" / "RELIABILITY.md").read_text(encoding="utf-8")
+    commands = re.findall(r"`[^`\n]*?(tests/test_\w+\.py)(?: -k (\"[^\"]+\"|\w+))?[^`\n]*`", text)
+    assert len(commands) > 30
+    for file, words in commands:
+        source = (TOP / file).read_text(encoding="utf-8")
+        for word in words.strip('"').split():
+            assert word in {"and", "or"} or word in source, f"{file} -k {words}: nothing there is called {word}"
+    planted = re.findall(r"^\| ([^|]+) \| `(test_\w+\.py)::(\w+)` \|$", text, re.M)
+    assert {name for name, _, _ in planted} == {bug.name for bug in BUGS}
+    for name, file, test in planted:
+        assert f"def {test}(" in (TOP / "tests" / file).read_text(encoding="utf-8"), f"{name}: {file} has no {test}"

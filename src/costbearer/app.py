@@ -15,9 +15,7 @@ import hmac
 import ipaddress
 import logging
 import os
-import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,8 +44,6 @@ SERVER_FILE = "server.json"
 LOCK_TIMEOUT_S = 1.0
 PORT_TIMEOUT_S = 10.0
 """How long a gateway that is started again waits for its predecessor's workers to let go of the port."""
-PARENT_INTERVAL_S = 0.5
-"""How often a gateway looks whether its supervisor still lives."""
 log = logging.getLogger("costbearer")
 
 
@@ -88,28 +84,9 @@ def run_gateway(config: Config, *, parent: int | None = None) -> int:
         raise ConfigInvalid("no provider is configured; add a [providers.NAME] table (see `costbearer config show`)")
     if parent is not None:
         server.die_with_parent(parent)
-        _end_after(parent)
     check_port(config, "gateway", wait_s=PORT_TIMEOUT_S if parent is not None else 0.0)
     prepare(config)
-    return server.run(config, make_worker)
-
-
-def _end_after(parent: int) -> None:
-    """Have this process end soon after its parent, also where it did not hear the kernel's signal for that.
-
-    A signal that comes while a process is stopped is taken, when it goes on, by any of its threads. If that is not the
-    main one, which waits for something else, Python runs no handler: the gateway went on as an orphan for ever (in 5 of
-    10 tries). So the main thread itself is woken.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_INTERVAL_S)
-        main = threading.main_thread().ident
-        assert main is not None, "it has begun"
-        signal.pthread_kill(main, signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    return server.run(config, make_worker, parent=parent)
 
 
 def load_prices(prices_dir: Path) -> Prices:

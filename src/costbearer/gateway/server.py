@@ -34,6 +34,8 @@ BACKLOG = 4096
 """Connections that wait to be accepted; the system may have a lower limit of its own."""
 KILL_AFTER_DRAIN_S = 5
 """What a worker may take beyond its drain before its supervisor kills it."""
+LOOK_INTERVAL_S = 0.2
+"""How often the supervisor looks around where no worker ends: for its own parent, and for workers to start again."""
 RESPAWN_PAUSE_S = 1.0
 """A worker that died is started again after this long, so that one that dies at once does not spin."""
 FLUSH_S = 1.0
@@ -68,8 +70,8 @@ def die_with_parent(parent: int) -> None:
 # -- the supervisor
 
 
-def run(config: Config, make: MakeWorker) -> int:
-    """Serve until SIGTERM or SIGINT, and give back the exit code. Blocks.
+def run(config: Config, make: MakeWorker, *, parent: int | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, or until the process `parent` is gone, and give back the exit code. Blocks.
 
     Raises:
         ConfigInvalid: the address cannot be listened on, or certificate and key cannot be used.
@@ -77,7 +79,7 @@ def run(config: Config, make: MakeWorker) -> int:
     tls = _tls(config)
     _allow_descriptors()
     with contextlib.closing(_listen(config)) as listening:
-        return _Workers(config, make, listening, tls).run()
+        return _Workers(config, make, listening, tls).run(parent)
 
 
 class _Workers:
@@ -98,12 +100,15 @@ class _Workers:
         self._served = False
         self._running = [self._start() for _ in range(config.integer("gateway.workers"))]
 
-    def run(self) -> int:
+    def run(self, parent: int | None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         again_at: list[float] = []
         while not self._stopping:
-            connection.wait([process.sentinel for process in self._running], timeout=0.2)
+            connection.wait([process.sentinel for process in self._running], timeout=LOOK_INTERVAL_S)
+            # A process that is stopped when its parent dies may go on without having heard the kernel's signal for it.
+            if parent not in {None, os.getppid()}:
+                self._stopping = True
             if self._stopping:
                 # Whoever told all of them to stop: a worker that has done so has not died.
                 break
