@@ -58,7 +58,7 @@ REQUEST = {
 TAGS = {"metadata": {"tags": ["feature:hello", "customer:acme"]}}
 
 _NGINX = """
-worker_processes {workers}; daemon off; error_log {dir}/error.log; pid {dir}/{name}.pid;
+worker_processes {workers}; {pinned} daemon off; error_log {dir}/error.log; pid {dir}/{name}.pid;
 events {{ worker_connections 4096; }}
 http {{
     access_log off; keepalive_requests 10000000;
@@ -163,11 +163,16 @@ class Gateway:
 
 @dataclass
 class Bench:
-    """Where everything listens: what answers, nginx and a bare proxy in Python before it, and the gateway."""
+    """Where everything listens: what answers, nginx and a bare proxy in Python before it, and the gateway.
+
+    `proxy` keeps its connections to what answers, as the gateway does; `default` is nginx as `proxy_pass` alone makes
+    it, with a connection for each request.
+    """
 
     gateway: Gateway
     upstream: int
     proxy: int
+    default: int
     bare: int
 
     def wrk(self, port: int, seconds: int, *, tags: bool = False, connections: int = 32) -> Measured:
@@ -203,22 +208,24 @@ def wrk(
 def bench(*, workers: int = 1, console: bool = False) -> Iterator[Bench]:
     """nginx answering, and in front of it: nginx as a plain proxy, a bare proxy in Python, and the gateway.
 
-    nginx as proxy and the gateway have as many workers as each other; the bare proxy is one process always.
+    nginx as proxy and the gateway have as many workers as each other, each on a core of its own where there are
+    several; the bare proxy is one process always.
     """
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_directory())
         upstream = stack.enter_context(answering(directory))
-        proxy, bare = free_port(), free_port()
+        proxy, default, bare = free_port(), free_port(), free_port()
         passing = (
             f"upstream answer {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 10000000; }}"
             f"server {{ listen 127.0.0.1:{proxy}; location / {{ proxy_pass http://answer; proxy_http_version 1.1;"
             'proxy_set_header Connection ""; } }'
+            f"server {{ listen 127.0.0.1:{default}; location / {{ proxy_pass http://127.0.0.1:{upstream}; }} }}"
         )
         stack.enter_context(_nginx(directory, "proxy", passing, workers))
         command = [sys.executable, "-m", "bench.bare", "--port", str(bare), "--upstream", str(upstream)]
         stack.enter_context(started(command, directory / "bare.log"))
         gateway = stack.enter_context(running_gateway(directory, upstream, workers=workers, console=console))
-        yield Bench(gateway, upstream, proxy, bare)
+        yield Bench(gateway, upstream, proxy, default, bare)
 
 
 @contextlib.contextmanager
@@ -278,7 +285,8 @@ def _directory() -> Iterator[Path]:
 @contextlib.contextmanager
 def _nginx(directory: Path, name: str, http: str, workers: int) -> Iterator[None]:
     file = directory / f"{name}.conf"
-    file.write_text(_NGINX.format(dir=directory, name=name, http=http, workers=workers))
+    pinned = "worker_cpu_affinity auto;" if workers > 1 else ""
+    file.write_text(_NGINX.format(dir=directory, name=name, http=http, workers=workers, pinned=pinned))
     with started(["nginx", "-c", str(file)], directory / f"{name}.log"):
         yield
 
@@ -293,6 +301,7 @@ def configured(
 [gateway]
 port = {gateway}
 workers = {workers}
+pin_workers = {"true" if workers > 1 else "false"}
 connections_per_client_max = 10000
 drain_timeout_s = 2
 [console]

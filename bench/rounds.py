@@ -42,7 +42,12 @@ class _Rounds:
         is measured, so that no one else pays for it."""
         running, gateway = self.running, self.running.gateway
         for connections in (FEW, CONNECTIONS):
-            for who, port in (("direct", running.upstream), ("nginx", running.proxy), ("bare", running.bare)):
+            for who, port in (
+                ("direct", running.upstream),
+                ("nginx", running.proxy),
+                ("default", running.default),
+                ("bare", running.bare),
+            ):
                 self._keep(who, connections, running.wrk(port, self.seconds, connections=connections))
             for who in ("plain", "tagged")[: 1 if connections == FEW else 2]:
                 before = gateway.cpu_s()
@@ -73,15 +78,17 @@ class _Rounds:
 def _against_nginx(workers: int, quick: bool) -> Rows:
     rounds, seconds = (1, 2) if quick else (ROUNDS, SECONDS)
     with bench(workers=workers, console=True) as running:
-        for port in (running.proxy, running.bare, running.gateway.port):
+        for port in (running.proxy, running.default, running.bare, running.gateway.port):
             running.wrk(port, 1 if quick else 2)
         running.gateway.posted()
         taken = _Rounds(running, seconds)
         for _ in range(rounds):
             taken.take()
     with_ = "one worker, console beside it" if workers == 1 else f"{workers} workers, console beside them"
-    ours, theirs = (statistics.median(taken.added_ms(who)) for who in ("plain", "nginx"))
-    added = f"**{ours / theirs:.1f}**" if theirs >= RESOLUTION_MS else "cannot be told"
+    ours, kept, default = (statistics.median(taken.added_ms(who)) for who in ("plain", "nginx", "default"))
+    added, added_default = (
+        f"{ours / theirs:.1f}" if theirs >= RESOLUTION_MS else "cannot be told" for theirs in (kept, default)
+    )
     p99 = [
         a.p99_ms / b.p99_ms
         for a, b in zip(taken.found["plain", CONNECTIONS], taken.found["nginx", CONNECTIONS], strict=True)
@@ -90,13 +97,17 @@ def _against_nginx(workers: int, quick: bool) -> Rows:
         (f"throughput / nginx proxy, plain request ({with_})", f"**{_middle(taken.ratio('plain', 'nginx'), 3)}**"),
         ("throughput / nginx proxy, request with two body tags", _middle(taken.ratio("tagged", "nginx"), 3)),
         (
-            f"p99 added at {FEW} connections / nginx's (ours, nginx's)",
-            f"{added} ({ours:.2f} ms, {theirs:.2f} ms)",
+            "throughput / nginx with a connection for each request, its default, plain request",
+            f"**{_middle(taken.ratio('plain', 'default'), 3)}**",
+        ),
+        (
+            f"p99 added at {FEW} connections / nginx's, / that of nginx by default (ours, theirs)",
+            f"**{added}**, {added_default} ({ours:.2f} ms, {kept:.2f} ms, {default:.2f} ms)",
         ),
         (f"p99 latency / nginx proxy, {CONNECTIONS} connections", _middle(p99, 1)),
         (
-            "requests/s: direct, nginx, bare proxy in Python, plain, with tags",
-            ", ".join(f"{taken.rate(who):,.0f}" for who in ("direct", "nginx", "bare", "plain", "tagged")),
+            "requests/s: direct, nginx, nginx by default, bare proxy in Python, plain, with tags",
+            ", ".join(f"{taken.rate(who):,.0f}" for who in ("direct", "nginx", "default", "bare", "plain", "tagged")),
         ),
     ]
     if workers == 1:

@@ -20,6 +20,7 @@ import httpx2
 import openai
 import pytest
 
+from costbearer.console_process import NICENESS
 from costbearer.simulator import RunningSimulator, running_simulator
 from tests.system import Server, alive, free_port, kill, running_server
 
@@ -284,6 +285,8 @@ def test_everything_ends_with_its_supervisor(tmp_path: Path, simulator: RunningS
     with running_server(tmp_path, simulator) as server:
         roles = server.roles()
         assert server.process is not None
+        niceness = {name: {os.getpriority(os.PRIO_PROCESS, pid) for pid in roles[name]} for name in roles}
+        assert niceness["console"] == {NICENESS} and niceness["workers"] == niceness["gateway"] == {0}
         # Who was stopped at that moment must hear of it as well.
         os.kill(roles["gateway"][0], signal.SIGSTOP)
         os.kill(server.process.pid, signal.SIGKILL)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from costbearer import money
-from costbearer.gateway.server import EXIT_NOT_STARTED, KILL_AFTER_DRAIN_S
+from costbearer.gateway.server import EXIT_NOT_STARTED, KILL_AFTER_DRAIN_S, core_of
 from costbearer.simulator import RunningSimulator, running_simulator
 from tests.edges import read_all, statuses
 from tests.gateways import GatewayProcess, running_gateway
@@ -35,8 +35,9 @@ def simulator() -> Iterator[RunningSimulator]:
 def test_who_waited_for_a_worker_that_was_killed_is_served_by_the_next(
     tmp_path: Path, simulator: RunningSimulator
 ) -> None:
-    with running_gateway(tmp_path, simulator, workers=1) as gateway:
+    with running_gateway(tmp_path, simulator, workers=1, pin_workers="true") as gateway:
         (worker,) = gateway.workers()
+        (core,) = os.sched_getaffinity(worker)
         os.kill(worker, signal.SIGKILL)
         # Nobody accepts now; the system keeps them.
         callers = [gateway.connect() for _ in range(20)]
@@ -47,6 +48,7 @@ def test_who_waited_for_a_worker_that_was_killed_is_served_by_the_next(
                 assert statuses(read_all(caller)) == [200]
         (successor,) = gateway.workers()
         assert successor != worker
+        assert os.sched_getaffinity(successor) == {core}
         assert "ended with code -9; starting another" in gateway.log()
         # With the supervisor dies everything, and the port is free at once.
         assert gateway.process is not None
@@ -62,6 +64,11 @@ def test_who_waited_for_a_worker_that_was_killed_is_served_by_the_next(
             again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             again.bind(("127.0.0.1", gateway.port))
     assert len(gateway.entries()) == 20
+
+
+def test_pinned_workers_share_the_cores_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 2, 7})
+    assert [core_of(number) for number in range(7)] == [2, 5, 7, 2, 5, 7, 2]
 
 
 def test_workers_that_cannot_start_end_the_gateway_which_says_why_once(

@@ -45,6 +45,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("gateway.tls_certificate", "", "certificate chain in PEM; with it the gateway speaks HTTPS only"),
     Setting("gateway.tls_key", "", "private key of that certificate in PEM, without a passphrase"),
     Setting("gateway.workers", 2, "worker processes", minimum=1),
+    Setting("gateway.pin_workers", False, "each worker stays on a core of its own, as far as they go round"),
     Setting("gateway.body_bytes_max", 32 * 1024 * 1024, "largest request body", minimum=1024),
     Setting("gateway.body_timeout_s", 30.0, "time for a caller to send its whole body", minimum=0.1),
     Setting("gateway.reply_bytes_max", 64 * 1024 * 1024, "largest reply, whole or streamed", minimum=1024),

@@ -48,6 +48,8 @@ REKEY_INTERVAL_S = 2.0
 """How often keys that were used under an old pepper are moved to the active one; workers then read all keys again."""
 JOBS_STOP_S = 5.0
 """What the poller of jobs may take to end; it holds nothing that is not asked for again."""
+NICENESS = 10
+"""The console's priority beside the workers, as `nice` counts it: it still gets its share of a busy machine."""
 
 
 def run_console(config: Config, *, parent: int | None = None) -> None:
@@ -59,6 +61,7 @@ def run_console(config: Config, *, parent: int | None = None) -> None:
     if parent is not None:
         die_with_parent(parent)
     check_port(config, "console")
+    _yield_to_calls()
     with locked(config.data / SERVER_LOCK, "a console is running on this data directory"):
         prepare(config)
         with console_parts(config) as application:
@@ -77,6 +80,12 @@ def run_console(config: Config, *, parent: int | None = None) -> None:
                 )
             finally:
                 server_file.unlink(missing_ok=True)
+
+
+def _yield_to_calls() -> None:
+    """Where a machine has more to do than it can, calls come first and reports later."""
+    with contextlib.suppress(OSError):  # not every sandbox lets a process be nice; then it is as it was
+        os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 @contextlib.contextmanager

@@ -92,20 +92,22 @@ class _Workers:
         self._listening = listening
         self._arguments = (config, make, listening, tls)
         self._kill_after_s = config.number("gateway.drain_timeout_s") + KILL_AFTER_DRAIN_S
+        self._pinned = bool(config.values["gateway.pin_workers"])
         # By fork: what was loaded and prepared is there at once, and a new worker needs no second look at the settings.
         self._context = multiprocessing.get_context("fork")
         self._stopping = False
         # Written by workers, each in one piece: why it cannot start, or nothing once it serves.
         self._told, self._tell = self._context.Pipe(duplex=False)
         self._served = False
-        self._running = [self._start() for _ in range(config.integer("gateway.workers"))]
+        # By its number, which whoever takes the place of a worker takes too.
+        self._running = {number: self._start(number) for number in range(config.integer("gateway.workers"))}
 
     def run(self, parent: int | None) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        again_at: list[float] = []
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, self._stop)
+        again_at: list[tuple[float, int]] = []
         while not self._stopping:
-            connection.wait([process.sentinel for process in self._running], timeout=LOOK_INTERVAL_S)
+            connection.wait([process.sentinel for process in self._running.values()], timeout=LOOK_INTERVAL_S)
             # A process that is stopped when its parent dies may go on without having heard the kernel's signal for it.
             if parent not in {None, os.getppid()}:
                 self._stopping = True
@@ -113,8 +115,9 @@ class _Workers:
                 # Whoever told all of them to stop: a worker that has done so has not died.
                 break
             now = time.monotonic()
-            for process in [process for process in self._running if process.exitcode is not None]:
-                self._running.remove(process)
+            ended = [(number, process) for number, process in self._running.items() if process.exitcode is not None]
+            for number, process in ended:
+                del self._running[number]
                 reason = self._listen_to_workers()
                 if process.exitcode == EXIT_NOT_STARTED and not self._served:
                     log.critical("the gateway cannot start: %s", reason)
@@ -122,10 +125,10 @@ class _Workers:
                     return EXIT_NOT_STARTED
                 why = f": {reason}" if reason else ""
                 log.error("worker %s ended with code %s%s; starting another", process.pid, process.exitcode, why)
-                again_at.append(now + RESPAWN_PAUSE_S)
-            while again_at and now >= again_at[0] and not self._stopping:
-                del again_at[0]
-                self._running.append(self._start())
+                again_at.append((now + RESPAWN_PAUSE_S, number))
+            while again_at and now >= again_at[0][0] and not self._stopping:
+                _, number = again_at.pop(0)
+                self._running[number] = self._start(number)
         return self._end()
 
     def _listen_to_workers(self) -> str:
@@ -137,8 +140,9 @@ class _Workers:
             reason = reason or said
         return reason
 
-    def _start(self) -> multiprocessing.process.BaseProcess:
-        process = self._context.Process(target=_work, args=(*self._arguments, os.getpid(), self._tell))
+    def _start(self, number: int) -> multiprocessing.process.BaseProcess:
+        core = core_of(number) if self._pinned else None
+        process = self._context.Process(target=_work, args=(*self._arguments, os.getpid(), self._tell, core))
         process.start()
         return process
 
@@ -148,16 +152,22 @@ class _Workers:
     def _end(self) -> int:
         # Who connects from now on is refused at once; left open, it would queue those whom nobody will accept.
         self._listening.close()
-        for process in self._running:
+        for process in self._running.values():
             process.terminate()
         end = time.monotonic() + self._kill_after_s
-        for process in self._running:
+        for process in self._running.values():
             process.join(max(end - time.monotonic(), 0.1))
             if process.exitcode is None:
                 log.error("worker %s did not stop in time and is killed; its journal keeps what it wrote", process.pid)
                 process.kill()
                 process.join()
         return 0
+
+
+def core_of(number: int) -> int:
+    """The core of the worker of that number; where there are more workers than cores, several have the same."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[number % len(cores)]
 
 
 def _listen(config: Config) -> socket.socket:
@@ -212,8 +222,11 @@ def _work(
     tls: ssl.SSLContext | None,
     parent: int,
     tell: connection.Connection,
+    core: int | None,
 ) -> None:
-    """One worker's whole life, in its own process."""
+    """One worker's whole life, in its own process, on one `core` where one is given."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     # Ctrl-C reaches the supervisor too, which ends its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
