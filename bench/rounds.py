@@ -10,6 +10,8 @@ from bench.machines import Bench, Lag, Measured, bench, missing
 ROUNDS = 5
 SECONDS = 4
 CONNECTIONS = 32
+ONE = 1
+"""A single caller, who waits for nobody else: what a call takes longer is the gateway's own."""
 FEW = 16
 """Connections for what a proxy adds to p99: few enough that the queue before it is not all there is to see."""
 MEMORY_CALLS = 200_000
@@ -41,7 +43,7 @@ class _Rounds:
         """One round: everybody once at each number of connections. What the gateway wrote is posted before anybody else
         is measured, so that no one else pays for it."""
         running, gateway = self.running, self.running.gateway
-        for connections in (FEW, CONNECTIONS):
+        for connections in (ONE, FEW, CONNECTIONS):
             for who, port in (
                 ("direct", running.upstream),
                 ("nginx", running.proxy),
@@ -49,7 +51,7 @@ class _Rounds:
                 ("bare", running.bare),
             ):
                 self._keep(who, connections, running.wrk(port, self.seconds, connections=connections))
-            for who in ("plain", "tagged")[: 1 if connections == FEW else 2]:
+            for who in ("plain", "tagged") if connections == CONNECTIONS else ("plain",):
                 before = gateway.cpu_s()
                 ours = running.wrk(gateway.port, self.seconds, tags=who == "tagged", connections=connections)
                 cpu_s = gateway.cpu_s() - before
@@ -68,6 +70,11 @@ class _Rounds:
     def ratio(self, who: str, to: str) -> list[float]:
         ours, theirs = self.found[who, CONNECTIONS], self.found[to, CONNECTIONS]
         return [a.requests_per_s / b.requests_per_s for a, b in zip(ours, theirs, strict=True)]
+
+    def longer_ms(self, who: str) -> float:
+        """What a call takes longer than a direct one when there is a single caller: p50, in ms."""
+        through, direct = (statistics.median(each.p50_ms for each in self.found[of, ONE]) for of in (who, "direct"))
+        return through - direct
 
     def added_ms(self, who: str) -> list[float]:
         """p99 beyond that of the same calls made directly, in ms, round by round."""
@@ -103,6 +110,10 @@ def _against_nginx(workers: int, quick: bool) -> Rows:
         (
             f"p99 added at {FEW} connections / nginx's, / that of nginx by default (ours, theirs)",
             f"**{added}**, {added_default} ({ours:.2f} ms, {kept:.2f} ms, {default:.2f} ms)",
+        ),
+        (
+            "p50 added to a call of a single caller: ours, nginx's, that of nginx by default",
+            ", ".join(f"{taken.longer_ms(who):.2f} ms" for who in ("plain", "nginx", "default")),
         ),
         (f"p99 latency / nginx proxy, {CONNECTIONS} connections", _middle(p99, 1)),
         (
