@@ -26,7 +26,8 @@ import uvloop
 
 from bench.machines import ANSWER, REQUEST, configured
 from costbearer import app
-from costbearer.gateway.listener import CallerConnection, Listener
+from costbearer.gateway.caller_connection import CallerConnection
+from costbearer.gateway.listener import Listener
 from costbearer.gateway.server import GC_THRESHOLD
 from costbearer.gateway.worker import Worker
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import trustme
 
+from costbearer.gateway import caller_connection, pipeline
 from costbearer.gateway import listener as listening
-from costbearer.gateway import pipeline
+from costbearer.gateway.caller_connection import CallerConnection
 from costbearer.simulator import RunningSimulator, running_simulator
 from tests.edges import CHAT, Edge, chat, chunked, read_all, read_reply, running_edge, statuses
 
@@ -189,7 +190,7 @@ def test_a_body_that_does_not_come(edge: Edge) -> None:
 
 
 def test_a_head_that_does_not_come(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "HEAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(caller_connection, "HEAD_TIMEOUT_S", 0.3)
     silent = edge.connect()
     with edge.connect() as caller:
         caller.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n")
@@ -201,7 +202,7 @@ def test_a_head_that_does_not_come(edge: Edge, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_idle_connection_ends_without_a_word(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "IDLE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(caller_connection, "IDLE_TIMEOUT_S", 0.3)
     with edge.connect() as caller:
         caller.sendall(edge.head("GET", "/v1/models"))
         assert statuses(read_reply(caller)) == [200]
@@ -302,7 +303,7 @@ def test_what_is_sent_ahead_is_bounded(edge: Edge) -> None:
                 sent += caller.send(ahead * 200)
         assert sent < 20_000_000
         kept = edge.inside(lambda: max(len(one._unread) for one in edge.listener._open))
-        assert kept < 2 * 256 * 1024 + listening.READ_AHEAD_BYTES
+        assert kept < 2 * 256 * 1024 + caller_connection.READ_AHEAD_BYTES
 
 
 # -- caps
@@ -411,17 +412,17 @@ def test_a_fault_of_ours_drops_one_connection(
 
 
 def test_the_watch_over_deadlines_survives_a_fault(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "HEAD_TIMEOUT_S", 0.1)
-    failed: list[listening.CallerConnection] = []
+    monkeypatch.setattr(caller_connection, "HEAD_TIMEOUT_S", 0.1)
+    failed: list[CallerConnection] = []
 
-    def fails(one: listening.CallerConnection, now: float) -> None:
+    def fails(one: CallerConnection, now: float) -> None:
         if not failed:
             failed.append(one)
             raise ArithmeticError("a fault of ours")
         expire(one, now)
 
-    expire = listening.CallerConnection.expire
-    monkeypatch.setattr(listening.CallerConnection, "expire", fails)
+    expire = CallerConnection.expire
+    monkeypatch.setattr(CallerConnection, "expire", fails)
     with edge.connect() as caller:
         assert read_all(caller) == b""
     assert failed
