@@ -94,6 +94,8 @@ costbearer audit "logs/2026-10/*.jsonl.gz"
 costbearer audit "postgresql://reader@db/litellm?table=LiteLLM_SpendLogs"
 ```
 
+In a directory, links are followed only to what lies within it; a link that is named itself is read.
+
 Reading PostgreSQL needs the extra `costbearer[postgresql]`. A line that cannot be read is counted, shown with its
 number, and stops nothing. The limits (`audit.*`) are in [SETTINGS](SETTINGS.md).
 
@@ -236,7 +238,9 @@ question about customers, tags, traces or the like, one in a time zone that is n
 a period that does not begin or end with an hour, from the entries themselves. The answer says which. `costbearer doctor`
 proves the roll-ups equal to the entries, and the entries to the journal.
 
-XLSX holds numbers as binary floats of 15 digits; every amount has a second column with all of its digits as text.
+XLSX holds numbers as binary floats of 15 digits; every amount has a second column with all of its digits as text. A text
+of a CSV or XLSX export that a spreadsheet could read as a formula has an apostrophe in front, and so has a part of it
+where a reader may begin a cell; numbers stand as they are.
 
 ## Why it changed
 
