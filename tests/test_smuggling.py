@@ -12,7 +12,8 @@ import contextlib
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ BODY = chat("output=5")
 BODY += b" " * (1000 - len(BODY))
 """Exactly the 1,000 bytes that most of the cases announce."""
 FRAMING = (b"request_malformed", b"header_invalid", b"body_invalid", b"method_refused", b"headers_too_large")
-NGINX = Path("/usr/sbin/nginx")
+NGINX, HAPROXY = Path("/usr/sbin/nginx"), Path("/usr/sbin/haproxy")
 
 
 class Case(NamedTuple):
@@ -318,9 +319,42 @@ def test_none_is_served_and_nothing_behind_it(edge: Edge, name: str) -> None:
 # -- behind a proxy
 
 
+class Front(NamedTuple):
+    """A proxy in front of the gateway, which keeps its connections to it. `log` names the file of its requests."""
+
+    name: str
+    log: Path
+    attempts: Callable[[str], int]
+    """How often the request of this line of the log was sent to the gateway."""
+    port: int
+
+    def forwarded(self) -> int:
+        """Requests that it has sent to the gateway, each attempt counted."""
+        return sum(self.attempts(line) for line in self.log.read_text().splitlines())
+
+
 @contextlib.contextmanager
-def nginx(directory: Path, port: int) -> Iterator[int]:
-    """nginx as a plain proxy that keeps its connections to the gateway."""
+def proxying(directory: Path, command: list[str | Path], port: int) -> Iterator[None]:
+    """The proxy of this command, once it listens, until the end of the block."""
+    with (directory / "access.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < end, f"{command[0]} does not listen"
+                time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def nginx(directory: Path, port: int) -> Iterator[Front]:
     front = free_port()
     (directory / "nginx.conf").write_text(f"""
 daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;
@@ -339,31 +373,52 @@ http {{
   }}
 }}
 """)
-    process = subprocess.Popen([NGINX, "-p", directory, "-c", directory / "nginx.conf"], stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", front), timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < end, (directory / "error.log").read_text()
-                time.sleep(0.05)
-        yield front
-    finally:
-        process.terminate()
-        process.wait(10)
+
+    def attempts(line: str) -> int:
+        return 0 if line in {"", "-"} else line.count(",") + 1
+
+    with proxying(directory, [NGINX, "-p", directory, "-c", directory / "nginx.conf"], front):
+        yield Front("nginx", directory / "access.log", attempts, front)
 
 
-@pytest.mark.soak
-@pytest.mark.skipif(not NGINX.exists(), reason="nginx is not installed")
-def test_behind_nginx_no_request_appears_that_it_did_not_send(tmp_path: Path, simulator: RunningSimulator) -> None:
-    """What nginx forwards and what the gateway takes for a request are counted apart, and are the same number.
+@contextlib.contextmanager
+def haproxy(directory: Path, port: int) -> Iterator[Front]:
+    front = free_port()
+    (directory / "haproxy.cfg").write_text(f"""
+global
+  log stdout format raw local0
+defaults
+  mode http
+  log global
+  log-format "%s %rc"
+  timeout connect 5s
+  timeout client 5s
+  timeout server 5s
+  http-reuse always
+frontend callers
+  bind 127.0.0.1:{front}
+  default_backend gateways
+backend gateways
+  server gateway 127.0.0.1:{port}
+""")
+
+    def attempts(line: str) -> int:
+        server, retries = line.split()
+        return int(retries) + 1 if server == "gateway" else 0
+
+    with proxying(directory, [HAPROXY, "-db", "-f", directory / "haproxy.cfg"], front):
+        yield Front("HAProxy", directory / "access.log", attempts, front)
+
+
+def behind_proxy(
+    directory: Path, simulator: RunningSimulator, proxy: Callable[[Path, int], AbstractContextManager[Front]]
+) -> None:
+    """What a proxy forwards and what the gateway takes for a request are counted apart, and are the same number.
 
     Behind each case an honest request from somebody else, over the same connections of the proxy, gets its own answer.
     """
     passed_on = 0
-    with running_edge(tmp_path, simulator) as edge, nginx(tmp_path, edge.port) as front:
+    with running_edge(directory, simulator) as edge, proxy(directory, edge.port) as front:
         read, heads = edge.listener.heads.read, 0
 
         def counted(data: bytes) -> Head:
@@ -373,30 +428,36 @@ def test_behind_nginx_no_request_appears_that_it_did_not_send(tmp_path: Path, si
 
         edge.listener.heads.read = counted  # type: ignore[method-assign]
         for name, case in ALL.items():
-            before = forwarded(tmp_path)
-            with socket.create_connection(("127.0.0.1", front), timeout=5) as caller:
+            before = heads
+            with socket.create_connection(("127.0.0.1", front.port), timeout=5) as caller:
                 caller.sendall(case.request(edge.inner.key) + behind(edge))
-                # nginx waits for more where it reads a longer body than there is.
+                # A proxy waits for more where it reads a longer body than there is.
                 caller.settimeout(0.3)
                 with contextlib.suppress(TimeoutError):
                     read_all(caller)
-            passed_on += forwarded(tmp_path) > before
-            with socket.create_connection(("127.0.0.1", front), timeout=5) as other:
+            passed_on += heads > before
+            with socket.create_connection(("127.0.0.1", front.port), timeout=5) as other:
                 other.sendall(behind(edge))
                 honest = read_all(other)
             assert statuses(honest) == [200], (name, honest)
             assert b'"object":"list"' in honest, name
             end = time.monotonic() + 2
-            while heads != forwarded(tmp_path) and time.monotonic() < end:
+            while heads != front.forwarded() and time.monotonic() < end:
                 time.sleep(0.01)
-            assert heads == forwarded(tmp_path), name
+            assert heads == front.forwarded(), name
     print(
-        f"\nbehind nginx: {len(ALL)} cases, nginx refused {len(ALL) - passed_on} and passed {passed_on} on in its own "
-        f"framing; {heads} requests forwarded, {heads} read by the gateway"
+        f"\nbehind {front.name}: {len(ALL)} cases, {front.name} refused {len(ALL) - passed_on} and passed {passed_on} "
+        f"on in its own framing; {heads} requests forwarded, {heads} read by the gateway"
     )
 
 
-def forwarded(directory: Path) -> int:
-    """Requests that nginx has sent to the gateway, each attempt counted."""
-    lines = (directory / "access.log").read_text().split("\n")
-    return sum(line.count(",") + 1 for line in lines if line not in {"", "-"})
+@pytest.mark.soak
+@pytest.mark.skipif(not NGINX.exists(), reason="nginx is not installed")
+def test_behind_nginx_no_request_appears_that_it_did_not_send(tmp_path: Path, simulator: RunningSimulator) -> None:
+    behind_proxy(tmp_path, simulator, nginx)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not HAPROXY.exists(), reason="HAProxy is not installed")
+def test_behind_haproxy_no_request_appears_that_it_did_not_send(tmp_path: Path, simulator: RunningSimulator) -> None:
+    behind_proxy(tmp_path, simulator, haproxy)
