@@ -35,6 +35,13 @@ COOKIE, QUERY, PASSWORD = "CANARY-cookie-607182", "CANARY-query-718293", "CANARY
 WRONG_TOKEN, LOGGED = "cba_CANARY-wrong-token-93a4b5c6d7e8f90a1b2c3d4e5f", "CANARY-logged-prompt-a4b5c6"
 ENDINGS = ("whole", "stream", "cut", "reset", "error400", "error401", "error429", "error500", "garbage", "redirect")
 
+LOOKS = (
+    *("/metrics", "/api/v1/entries?limit=1000", "/api/v1/keys", "/api/v1/findings", "/api/v1/reports/unknown"),
+    *("/api/v1/reports/spend?by=user", "/api/v1/reports/spend?by=tenant", "/readyz", "/sessions", "/unknown"),
+)
+SLOW_LOOKS = ("/api/v1/doctor", "/api/v1/backfill", "/", "/keys", "/keys/{key}", "/entries", "/live")
+"""These take a server that has just started up to a second each."""
+
 
 class Provider(BaseHTTPRequestHandler):
     """Quotes its caller: the answer has the prompt, an error the credential too. The prompt says how it ends."""
@@ -166,27 +173,36 @@ def administration(server: Server, token: str, told: list[str], turn: str) -> tu
     told.append(console.post("/sign-in", data={"token": WRONG_TOKEN}, headers=home).text)
     console.post("/sign-in", data={"token": token, "who": "Ada"}, headers=home)
     cookie = console.cookies["costbearer_session"]
-    log = json.dumps({"request_id": "r1", "call_type": "acompletion", "api_key": "k", "spend": 0.0, "total_tokens": 9,
-                      "prompt_tokens": 5, "completion_tokens": 4, "startTime": "2026-09-01T00:00:00Z",
-                      "endTime": "2026-09-01T00:00:01Z", "model": "gpt-4.1", "custom_llm_provider": "openai",
-                      "metadata": {}, "messages": LOGGED, "response": LOGGED})  # fmt: skip
-    told.append(
-        console.post("/api/v1/audits", params={"name": "log.jsonl", "keep": "true"}, content=log, headers=bearer).text
-    )
-    for path in (
-        *("/metrics", "/api/v1/entries?limit=1000", "/api/v1/keys", "/api/v1/findings", "/api/v1/doctor", "/readyz"),
-        *(
-            "/api/v1/reports/spend?by=user",
-            "/api/v1/reports/spend?by=tag:tenant",
-            "/api/v1/reports/unknown",
-            "/sessions",
-        ),
-        *("/api/v1/backfill", "/", "/keys", f"/keys/{key_id}", "/unknown", "/entries", "/live", "/sessions"),
-    ):
-        answer = console.get(path, headers=bearer if path.startswith(("/api", "/m")) else {"accept": "text/html"})
-        told.append(answer.text)
     console.close()
     return keys, cookie
+
+
+def audit_of_a_log(server: Server, token: str, told: list[str]) -> None:
+    """An audit, kept, of a log that has a prompt and its answer."""
+    log = {"request_id": "r1", "call_type": "acompletion", "api_key": "k", "spend": 0.0, "total_tokens": 9,
+           "prompt_tokens": 5, "completion_tokens": 4, "startTime": "2026-09-01T00:00:00Z",
+           "endTime": "2026-09-01T00:00:01Z", "model": "gpt-4.1", "custom_llm_provider": "openai",
+           "metadata": {}, "messages": LOGGED, "response": LOGGED}  # fmt: skip
+    kept = {"name": "log.jsonl", "keep": "true"}
+    answer = httpx2.post(
+        f"{server.console_url}/api/v1/audits",
+        params=kept,
+        content=json.dumps(log),
+        headers={"authorization": f"Bearer {token}"},
+        timeout=60,
+    )
+    told.append(answer.text)
+
+
+def look(server: Server, token: str, cookie: str, told: list[str], paths: tuple[str, ...]) -> None:
+    """What the API says to the token, and pages to the session."""
+    with httpx2.Client(base_url=server.console_url, timeout=60, cookies={"costbearer_session": cookie}) as console:
+        for path in paths:
+            bearer = path.startswith(("/api", "/m"))
+            headers = {"authorization": f"Bearer {token}"} if bearer else {"accept": "text/html"}
+            answer = console.get(path, headers=headers)
+            assert answer.status_code == 200, (path, answer.status_code)
+            told.append(answer.text)
 
 
 def commands(server: Server, told: list[str]) -> None:
@@ -233,47 +249,45 @@ def await_moved(server: Server, lookup_id: str) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.soak
-def test_no_secret_is_in_anything_that_is_kept_logged_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    debug = tmp_path / "debug"
+@contextlib.contextmanager
+def debugged_server(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server whose processes log at DEBUG, not yet started, with the quoting provider behind it."""
+    debug = directory / "debug"
     debug.mkdir()
     (debug / "sitecustomize.py").write_text(
         "import logging\n_set = logging.basicConfig\n"
         "logging.basicConfig = lambda **given: _set(**{**given, 'level': logging.DEBUG})\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(debug))
-    told: list[str] = []
     with quoting_provider() as url, running_simulator() as simulator:
-        server = Server(tmp_path, simulator, workers=1)
+        server = Server(directory, simulator, workers=1)
         text = server.config.read_text().replace(simulator.openai_base_url, f"{url}/v1")
         server.config.write_text(text.replace(simulator.anthropic_base_url, url))
-        (tmp_path / "provider-key").write_text(CREDENTIAL)
-        server.start()
-        try:
-            token = (server.data / "admin-token").read_text().strip()
-            keys, cookie = administration(server, token, told, "first")
-            sent = calls(server, keys[0], told, rounds=5)
-            server.api("POST", "/api/v1/peppers", json={})
-            time.sleep(1)
-            sent += calls(server, keys[0], told, rounds=1)
-            await_moved(server, parse_key(keys[0]).lookup_id)
-            kill(server.roles()["workers"][0])
-            time.sleep(3)
-            server.await_ready()
-            sent += calls(server, keys[1], told, rounds=1)
-            time.sleep(1.5)
-            more, other = administration(server, token, told, "again")
-            commands(server, told)
-            live = {str(file): file.read_bytes() for file in server.data.rglob("*") if file.is_file()}
-            entries = server.entries()
-        finally:
-            server.stop()
-    assert {each["status"] for each in entries} >= {"ok", "error"}, "all of it went through"
-    assert len(entries) > 100
+        (directory / "provider-key").write_text(CREDENTIAL)
+        yield server
+
+
+def await_sealed(server: Server) -> None:
+    """Everything of a worker that has ended is sealed by the bookkeeper soon after."""
+    end = time.monotonic() + 10
+    while not list(server.data.rglob("*.parquet")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def in_files(server: Server) -> dict[str, bytes]:
+    """Every file of the data directory as it is now."""
+    return {str(file): file.read_bytes() for file in server.data.rglob("*") if file.is_file()}
+
+
+def assert_none_found(
+    server: Server, live: dict[str, bytes], told: list[str], token: str, keys: list[str], others: list[str]
+) -> None:
+    """No secret, nor the secret part of a key, is in what was live, is at rest, was told or was logged."""
     secrets = {CREDENTIAL, ERROR, USER, TENANT, COOKIE, QUERY, PASSWORD, PROMPT, ANSWER, WRONG_TOKEN, LOGGED}
-    secrets |= {token, cookie, other, *keys, *more, *sent}
-    secrets |= {key[17:47] for key in (*keys, *more)}
-    looked = {**live, "answers": "\n".join(told).encode(), "output": (tmp_path / "server.log").read_bytes()}
+    secrets |= {token, *keys, *others, *(key[17:47] for key in keys)}
+    output = (server.directory / "server.log").read_bytes()
+    looked = {**live, "answers": "\n".join(told).encode(), "output": output}
     looked |= {f"{file} at rest": unpacked(file) for file in server.data.rglob("*") if file.is_file()}
     own = {"admin-token": {token}}
     found = [
@@ -286,5 +300,60 @@ def test_no_secret_is_in_anything_that_is_kept_logged_or_told(tmp_path: Path, mo
     print(*sorted({(Path(name).name, secret[:24]) for name, secret in found}), sep="\n")
     print(f"{len(found)} of {len(secrets)} canaries in {size:,} bytes of {len(looked)} files, answers and outputs")
     assert found == []
-    assert b"DEBUG" in looked["output"], "the log level was DEBUG"
-    assert any(name.endswith(".parquet at rest") for name in looked), "something was sealed"
+    assert b"DEBUG" in output, "the log level was DEBUG"
+    kinds = ("ledger.duckdb", "control.sqlite", ".parquet", ".cbj.zst")
+    assert all(any(name.endswith(f"{kind} at rest") for name in looked) for kind in kinds), "every kind was looked at"
+
+
+def test_no_secret_of_a_short_life_is_in_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of call once, and every kind of place; audits and changes of the keyring are for the long life."""
+    told: list[str] = []
+    with debugged_server(tmp_path, monkeypatch) as server:
+        server.start()
+        try:
+            token = (server.data / "admin-token").read_text().strip()
+            keys, cookie = administration(server, token, told, "first")
+            sent = calls(server, keys[0], told, rounds=1)
+            look(server, token, cookie, told, LOOKS)
+            kill(server.roles()["workers"][0])
+            await_sealed(server)
+            live = in_files(server)
+            entries = server.entries()
+        finally:
+            server.stop()
+    assert {each["status"] for each in entries} >= {"ok", "error"}, "all of it went through"
+    assert_none_found(server, live, told, token, keys, [cookie, *sent])
+
+
+@pytest.mark.soak
+def test_no_secret_is_in_anything_that_is_kept_logged_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    with debugged_server(tmp_path, monkeypatch) as server:
+        server.start()
+        try:
+            token = (server.data / "admin-token").read_text().strip()
+            keys, cookie = administration(server, token, told, "first")
+            audit_of_a_log(server, token, told)
+            look(server, token, cookie, told, LOOKS)
+            sent = calls(server, keys[0], told, rounds=5)
+            server.api("POST", "/api/v1/peppers", json={})
+            time.sleep(1)
+            sent += calls(server, keys[0], told, rounds=1)
+            await_moved(server, parse_key(keys[0]).lookup_id)
+            kill(server.roles()["workers"][0])
+            time.sleep(3)
+            server.await_ready()
+            sent += calls(server, keys[1], told, rounds=1)
+            time.sleep(1.5)
+            more, other = administration(server, token, told, "again")
+            audit_of_a_log(server, token, told)
+            key_id = server.api("GET", "/api/v1/keys")["keys"][0]["key_id"]
+            look(server, token, other, told, (*LOOKS, *(path.replace("{key}", key_id) for path in SLOW_LOOKS)))
+            commands(server, told)
+            live = in_files(server)
+            entries = server.entries()
+        finally:
+            server.stop()
+    assert {each["status"] for each in entries} >= {"ok", "error"}, "all of it went through"
+    assert len(entries) > 100
+    assert_none_found(server, live, told, token, keys + more, [cookie, other, *sent])
