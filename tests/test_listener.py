@@ -6,14 +6,12 @@ import contextlib
 import errno
 import os
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from costbearer.gateway import caller_connection, pipeline
 from costbearer.gateway import listener as listening
@@ -446,35 +444,3 @@ def test_the_end_closes_what_is_idle_and_lets_the_rest_finish(tmp_path: Path, si
         with socket.socket() as late:
             assert late.connect_ex(("127.0.0.1", edge.port)) == errno.ECONNREFUSED
         assert read_all(streaming).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-
-
-@pytest.fixture(scope="module")
-def certificates() -> tuple[ssl.SSLContext, trustme.CA]:
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context, authority
-
-
-def test_tls(tmp_path: Path, simulator: RunningSimulator, certificates: tuple[ssl.SSLContext, trustme.CA]) -> None:
-    context, authority = certificates
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    old = ssl.create_default_context()
-    authority.configure_trust(old)
-    old.maximum_version = ssl.TLSVersion.TLSv1_2
-    with running_edge(tmp_path, simulator, tls=context) as edge:
-        with trusting.wrap_socket(edge.connect(), server_hostname="127.0.0.1") as caller:
-            assert caller.version() == "TLSv1.3"
-            caller.sendall(edge.request() + edge.request(lines="connection: close\r\n"))
-            assert statuses(read_all(caller)) == [200, 200]
-        with pytest.raises(ssl.SSLError), old.wrap_socket(edge.connect(), server_hostname="127.0.0.1"):
-            pass
-        with edge.connect() as plain:
-            plain.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
-            assert b"HTTP/1.1" not in read_all(plain)
-        # Whoever fails at the handshake, or leaves in it, is counted no longer.
-        edge.connect().close()
-        edge.await_connections(0)
-        assert edge.inside(lambda: (dict(edge.listener._clients), len(edge.listener._shaking))) == ({}, 0)

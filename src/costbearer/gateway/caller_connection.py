@@ -51,6 +51,8 @@ READ_AHEAD_BYTES = 64 * 1024
 """What a caller may send of its next requests before the one under way is answered."""
 STALL_BYTES = 16 * 1024
 """A caller who takes less of a waiting reply than this in `gateway.stall_timeout_s` is given up."""
+_TCP_INFO = struct.Struct("=24xI92xQ16xI")
+"""Of Linux's `struct tcp_info`: segments not acknowledged yet, bytes acknowledged, bytes not sent yet."""
 
 Waiting = Literal["head", "idle", "body", "reply", "linger", ""]
 
@@ -84,6 +86,7 @@ class CallerConnection(asyncio.Protocol):
 
     __slots__ = (
         "_acceptor",
+        "_acknowledged",
         "_answered",
         "_body",
         "_body_waiter",
@@ -97,6 +100,7 @@ class CallerConnection(asyncio.Protocol):
         "_parts",
         "_streaming",
         "_task",
+        "_tls",
         "_transport",
         "_unread",
         "_unsent",
@@ -129,7 +133,8 @@ class CallerConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._unread = b""
         self._discarded = 0
-        self._unsent = 0
+        self._unsent = self._acknowledged = 0
+        self._tls = False
         self._drain_waiter: asyncio.Future[None] | None = None
         self._forget_request()
 
@@ -149,6 +154,7 @@ class CallerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._tls = transport.get_extra_info("sslcontext") is not None
         self._acceptor.remember(self)
         self._wait_for("head", HEAD_TIMEOUT_S)
         if self._acceptor.closing:
@@ -183,8 +189,26 @@ class CallerConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.paused = True
-        self._unsent = self._transport.get_write_buffer_size()
+        self._taken()
         self._wait_for("reply", self._acceptor.stall_timeout_s)
+
+    def _taken(self) -> int:
+        """How many bytes the caller has taken since it was last asked; `_unsent` says what still waits.
+
+        Over TLS what was encrypted lies out of sight, below the transport that is seen. It waits as long as the system
+        has some of it, and what the caller's system has acknowledged is taken.
+        """
+        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        if not self._tls:
+            return before - self._unsent
+        accepted = self._transport.get_extra_info("socket")
+        if accepted is None or accepted.fileno() < 0:
+            return 0
+        said = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        flying, acknowledged, waiting = _TCP_INFO.unpack(said)
+        taken, self._acknowledged = acknowledged - self._acknowledged, acknowledged
+        self._unsent += waiting + flying
+        return int(taken)
 
     def resume_writing(self) -> None:
         self.paused = False
@@ -335,6 +359,11 @@ class CallerConnection(asyncio.Protocol):
     def _next(self) -> None:
         """Wait for the next request, or begin it if it is there."""
         self._wait_for("idle", IDLE_TIMEOUT_S)
+        if self._tls:
+            # No mark is passed where a large reply is encrypted at once: whether it is taken has to be looked at.
+            self._taken()
+            if self._unsent:
+                self._wait_for("idle", min(self._acceptor.stall_timeout_s, IDLE_TIMEOUT_S))
         if self._unread:
             data, self._unread = self._unread, b""
             self._wait_for("head", HEAD_TIMEOUT_S)
@@ -412,7 +441,7 @@ class CallerConnection(asyncio.Protocol):
     def _close(self) -> None:
         """Close once everything is written; a caller who still sends is listened to for a moment."""
         self._unread = b""
-        self._unsent = self._transport.get_write_buffer_size()
+        self._taken()
         self._wait_for("linger", self._acceptor.stall_timeout_s if self._unsent else LINGER_S)
         if self._transport.can_write_eof():
             with contextlib.suppress(RuntimeError, OSError):
@@ -436,11 +465,19 @@ class CallerConnection(asyncio.Protocol):
             self._fail(BodyInvalid(f"the body did not arrive within {limit:g} s"))
         elif self._waiting == "head" and self._unread:
             self._refuse(RequestTimeout(f"the headers did not arrive within {HEAD_TIMEOUT_S:g} s"))
-        elif unsent := self._transport.get_write_buffer_size():
-            taken, self._unsent = self._unsent - unsent, unsent
+        else:
+            self._expire_reply(now)
+
+    def _expire_reply(self, now: float) -> None:
+        """Nothing is awaited but that what is written is taken, or that a next request comes."""
+        waited = self._unsent
+        taken = self._taken()
+        if self._unsent:
             if taken < STALL_BYTES:
                 self.abort()
             else:
                 self.deadline = now + self._acceptor.stall_timeout_s
+        elif self._tls and waited and self._waiting == "idle":
+            self._wait_for("idle", IDLE_TIMEOUT_S)
         else:
             self._transport.close()
