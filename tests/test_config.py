@@ -78,7 +78,7 @@ def test_the_data_directory_in_a_file_is_relative_to_the_file_otherwise_to_where
 
 
 def test_every_setting_can_come_from_the_environment() -> None:
-    samples: dict[type, Any] = {str: "127.0.0.9", int: 5000, float: 7.5}
+    samples: dict[type, Any] = {str: "127.0.0.9", int: 5000, float: 7.5, bool: True}
     for row in SETTINGS:
         value = row.choices[-1] if row.choices else samples[type(row.default)]
         variable = PREFIX + row.name.upper().replace(".", "_")
