@@ -604,7 +604,7 @@ def kill(books: Books, at: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(6, 48))])
 def test_any_interleaving_posts_exactly_what_the_journals_hold(tmp_path: Path, seed: int) -> None:
     """Several writers, passes of any batch size, kills, deaths of writers, new bookkeepers, rebuilds, lost ledgers."""
     chance = random.Random(seed)

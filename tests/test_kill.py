@@ -18,7 +18,7 @@ import pytest
 from costbearer.simulator import Line, RunningSimulator, running_simulator
 from tests.system import Ask, Load, Server, alive, kill, running_server
 
-ROUNDS_QUICK = 6
+ROUNDS_QUICK = 4
 ROUNDS_SOAK = 210
 PARTS = ("worker", "gateway", "console", "everything")
 
