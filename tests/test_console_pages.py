@@ -636,7 +636,9 @@ def test_views_and_annotations_by_command(tmp_path: Path) -> None:
     assert run("annotations", "add", "2026-10-05", "x", "--where", "colour=red").exit_code == 2
     assert "umbrella joined" in run("annotations", "list", "--csv").stdout
     assert run("annotations", "remove", str(made["number"])).exit_code == 0
-    assert run("annotations", "remove", str(made["number"])).exit_code == 2
+    for gone in (made["number"], 2**70):
+        refused = run("annotations", "remove", str(gone))
+        assert (refused.exit_code, f"no annotation {gone}" in refused.output) == (2, True)
 
 
 def test_an_annotation_stands_on_the_days_and_scopes_it_is_about(reader: Reader) -> None:

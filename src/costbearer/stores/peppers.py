@@ -15,7 +15,7 @@ from costbearer.stores.acts import note
 from costbearer.stores.control import Actor, fingerprint_of
 from costbearer.stores.control_schema import key_secrets, keys, peppers
 from costbearer.stores.rekeying import Rekeyed, Spool
-from costbearer.stores.sqlite import Database, exclusive
+from costbearer.stores.sqlite import INTEGER_MAX, Database, exclusive
 
 REKEYING = Actor("costbearer", "console", "rekeying")
 """Who moves keys to another pepper: nobody asked for it, their use did."""
@@ -84,7 +84,8 @@ class Peppers:
         now = self._clock()
         with exclusive(self._lock):
             with self._database.writing() as connection:
-                row = connection.execute(select(peppers).where(peppers.c.version == version)).first()
+                kept = select(peppers).where(peppers.c.version == version)
+                row = connection.execute(kept).first() if abs(version) <= INTEGER_MAX else None
                 if row is None:
                     raise NotFound(f"there is no version {version}; `costbearer secrets list` shows those there are")
                 ring = secrets.keyring(self._directory, create=False)

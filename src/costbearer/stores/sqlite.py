@@ -22,6 +22,9 @@ from costbearer.stores.control_schema import VERSION
 BUSY_TIMEOUT_MS = 5000
 """Longest wait for another process's transaction; they last milliseconds."""
 
+INTEGER_MAX = 2**63 - 1
+"""The largest whole number of a column. A number beyond it is in no row, and the driver fails of it."""
+
 Revision = tuple[int, int]
 """Differs from an earlier one when something may have changed; nothing else can be read from it."""
 

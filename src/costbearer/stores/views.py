@@ -12,7 +12,7 @@ from costbearer.errors import Conflict, NotFound
 from costbearer.stores.acts import note
 from costbearer.stores.control import Actor
 from costbearer.stores.control_schema import annotated_days, saved_views
-from costbearer.stores.sqlite import Database
+from costbearer.stores.sqlite import INTEGER_MAX, Database
 
 
 class SavedView(msgspec.Struct, frozen=True):
@@ -130,7 +130,8 @@ class Views:
             NotFound: there is none of that number.
         """
         with self._database.writing() as connection:
-            row = connection.execute(select(annotated_days).where(annotated_days.c.number == number)).first()
+            kept = select(annotated_days).where(annotated_days.c.number == number)
+            row = connection.execute(kept).first() if abs(number) <= INTEGER_MAX else None
             if row is None:
                 raise NotFound(f"there is no annotation {number}; somebody else may have removed it")
             connection.execute(delete(annotated_days).where(annotated_days.c.number == number))
