@@ -174,6 +174,9 @@ class Config:
     def number(self, name: str) -> float:
         return float(self.values[name])
 
+    def flag(self, name: str) -> bool:
+        return bool(self.values[name])
+
     def names(self, name: str) -> tuple[str, ...]:
         """A list that is written with commas."""
         return tuple(part.strip() for part in self.text(name).split(",") if part.strip())

@@ -92,7 +92,7 @@ class _Workers:
         self._listening = listening
         self._arguments = (config, make, listening, tls)
         self._kill_after_s = config.number("gateway.drain_timeout_s") + KILL_AFTER_DRAIN_S
-        self._pinned = bool(config.values["gateway.pin_workers"])
+        self._pinned = config.flag("gateway.pin_workers")
         # By fork: what was loaded and prepared is there at once, and a new worker needs no second look at the settings.
         self._context = multiprocessing.get_context("fork")
         self._stopping = False
