@@ -175,9 +175,10 @@ class Bench:
     default: int
     bare: int
 
-    def wrk(self, port: int, seconds: int, *, tags: bool = False, connections: int = 32) -> Measured:
+    def wrk(self, port: int, seconds: int, *, tags: bool = False, connections: int = 32, pause_ms: int = 0) -> Measured:
         """One run against a port."""
-        return wrk(self.gateway.directory, port, self.gateway.key, seconds, tags=tags, connections=connections)
+        directory, key = self.gateway.directory, self.gateway.key
+        return wrk(directory, port, key, seconds, tags=tags, connections=connections, pause_ms=pause_ms)
 
 
 def wrk(
@@ -188,14 +189,20 @@ def wrk(
     *,
     tags: bool = False,
     connections: int = 32,
+    pause_ms: int = 0,
     headers: Mapping[str, str] | None = None,
 ) -> Measured:
-    """One run of wrk, one thread, every connection asking again as soon as it is answered."""
+    """One run of wrk, one thread; every connection asks again as soon as it is answered, or after a pause.
+
+    The pause is random, `pause_ms` in the middle and at most twice that: whoever answers sooner is not asked more.
+    """
     script = directory / "post.lua"
     body = json.dumps(REQUEST | (TAGS if tags else {}))
     said = {"Content-Type": "application/json", "Authorization": f"Bearer {key}", **(headers or {})}
     lines = ['wrk.method = "POST"', f"wrk.body = {json.dumps(body)}"]
     lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in said.items()]
+    if pause_ms:
+        lines.append(f"function delay() return math.random(0, {2 * pause_ms}) end")
     script.write_text("\n".join(lines))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "--latency", "-s", str(script)]
     done = subprocess.run(

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import statistics
 import sys
+from typing import NamedTuple
 
 from bench.machines import Bench, Lag, Measured, bench, missing
 
 ROUNDS = 5
 SECONDS = 4
 CONNECTIONS = 32
-ONE = 1
-"""A single caller, who waits for nobody else: what a call takes longer is the gateway's own."""
 FEW = 16
 """Connections for what a proxy adds to p99: few enough that the queue before it is not all there is to see."""
+PAUSE_MS = 16
+"""What callers wait between calls where everybody is asked equally often; `FEW` of them make some 1,000 calls a second."""
 MEMORY_CALLS = 200_000
 RESOLUTION_MS = 0.01
 """Less than this is no difference, and nothing is divided by it: the machine was not quiet enough."""
 
 Rows = list[tuple[str, str]]
+
+
+class Load(NamedTuple):
+    """Callers at once, and what each waits before it asks again, in ms."""
+
+    connections: int
+    pause_ms: int = 0
+
+
+ALONE = Load(1)
+"""Who waits for nobody else: what a call takes longer is the gateway's own."""
+PACED = Load(FEW, PAUSE_MS)
+BUSY = Load(FEW)
+FULL = Load(CONNECTIONS)
 
 
 def one_worker(quick: bool) -> Rows:
@@ -30,56 +45,61 @@ def two_workers(quick: bool) -> Rows:
 
 
 class _Rounds:
-    """What was measured, round by round, by (who, connections)."""
+    """What was measured, round by round, by (who, load)."""
 
     def __init__(self, running: Bench, seconds: int) -> None:
         self.running = running
         self.seconds = seconds
-        self.found: dict[tuple[str, int], list[Measured]] = {}
+        self.found: dict[tuple[str, Load], list[Measured]] = {}
         self.lags: list[Lag] = []
         self.cpu_us: list[float] = []
 
     def take(self) -> None:
-        """One round: everybody once at each number of connections. What the gateway wrote is posted before anybody else
+        """One round: everybody once under each load. What the gateway wrote is posted before anybody else
         is measured, so that no one else pays for it."""
         running, gateway = self.running, self.running.gateway
-        for connections in (ONE, FEW, CONNECTIONS):
+        for load in (ALONE, PACED, BUSY, FULL):
             for who, port in (
                 ("direct", running.upstream),
                 ("nginx", running.proxy),
                 ("default", running.default),
                 ("bare", running.bare),
             ):
-                self._keep(who, connections, running.wrk(port, self.seconds, connections=connections))
-            for who in ("plain", "tagged") if connections == CONNECTIONS else ("plain",):
+                self._keep(who, load, running.wrk(port, self.seconds, **load._asdict()))
+            for who in ("plain", "tagged") if load == FULL else ("plain",):
                 before = gateway.cpu_s()
-                ours = running.wrk(gateway.port, self.seconds, tags=who == "tagged", connections=connections)
+                ours = running.wrk(gateway.port, self.seconds, tags=who == "tagged", **load._asdict())
                 cpu_s = gateway.cpu_s() - before
-                self._keep(who, connections, ours)
+                self._keep(who, load, ours)
                 self.lags.append(gateway.posted())
-                if (who, connections) == ("plain", CONNECTIONS):
+                if (who, load) == ("plain", FULL):
                     self.cpu_us.append(cpu_s / ours.requests * 1e6)
 
-    def _keep(self, who: str, connections: int, measured: Measured) -> None:
+    def _keep(self, who: str, load: Load, measured: Measured) -> None:
         assert not measured.errors, f"{who}: every request must be answered with 200"
-        self.found.setdefault((who, connections), []).append(measured)
+        self.found.setdefault((who, load), []).append(measured)
 
-    def rate(self, who: str) -> float:
-        return statistics.median(each.requests_per_s for each in self.found[who, CONNECTIONS])
+    def rate(self, who: str, load: Load = FULL) -> float:
+        return statistics.median(each.requests_per_s for each in self.found[who, load])
 
     def ratio(self, who: str, to: str) -> list[float]:
-        ours, theirs = self.found[who, CONNECTIONS], self.found[to, CONNECTIONS]
+        ours, theirs = self.found[who, FULL], self.found[to, FULL]
         return [a.requests_per_s / b.requests_per_s for a, b in zip(ours, theirs, strict=True)]
 
     def longer_ms(self, who: str) -> float:
         """What a call takes longer than a direct one when there is a single caller: p50, in ms."""
-        through, direct = (statistics.median(each.p50_ms for each in self.found[of, ONE]) for of in (who, "direct"))
+        through, direct = (statistics.median(each.p50_ms for each in self.found[of, ALONE]) for of in (who, "direct"))
         return through - direct
 
-    def added_ms(self, who: str) -> list[float]:
-        """p99 beyond that of the same calls made directly, in ms, round by round."""
-        pairs = zip(self.found[who, FEW], self.found["direct", FEW], strict=True)
-        return [through.p99_ms - direct.p99_ms for through, direct in pairs]
+    def added(self, load: Load) -> str:
+        """p99 beyond that of the same calls made directly: of ours over nginx's two, and the three of them in ms."""
+        ours, kept, default = (self._added_ms(who, load) for who in ("plain", "nginx", "default"))
+        over = [f"{ours / theirs:.1f}" if theirs >= RESOLUTION_MS else "cannot be told" for theirs in (kept, default)]
+        return f"**{over[0]}**, {over[1]} ({ours:.2f} ms, {kept:.2f} ms, {default:.2f} ms)"
+
+    def _added_ms(self, who: str, load: Load) -> float:
+        pairs = zip(self.found[who, load], self.found["direct", load], strict=True)
+        return statistics.median(through.p99_ms - direct.p99_ms for through, direct in pairs)
 
 
 def _against_nginx(workers: int, quick: bool) -> Rows:
@@ -92,14 +112,7 @@ def _against_nginx(workers: int, quick: bool) -> Rows:
         for _ in range(rounds):
             taken.take()
     with_ = "one worker, console beside it" if workers == 1 else f"{workers} workers, console beside them"
-    ours, kept, default = (statistics.median(taken.added_ms(who)) for who in ("plain", "nginx", "default"))
-    added, added_default = (
-        f"{ours / theirs:.1f}" if theirs >= RESOLUTION_MS else "cannot be told" for theirs in (kept, default)
-    )
-    p99 = [
-        a.p99_ms / b.p99_ms
-        for a, b in zip(taken.found["plain", CONNECTIONS], taken.found["nginx", CONNECTIONS], strict=True)
-    ]
+    p99 = [a.p99_ms / b.p99_ms for a, b in zip(taken.found["plain", FULL], taken.found["nginx", FULL], strict=True)]
     rows = [
         (f"throughput / nginx proxy, plain request ({with_})", f"**{_middle(taken.ratio('plain', 'nginx'), 3)}**"),
         ("throughput / nginx proxy, request with two body tags", _middle(taken.ratio("tagged", "nginx"), 3)),
@@ -109,7 +122,11 @@ def _against_nginx(workers: int, quick: bool) -> Rows:
         ),
         (
             f"p99 added at {FEW} connections / nginx's, / that of nginx by default (ours, theirs)",
-            f"**{added}**, {added_default} ({ours:.2f} ms, {kept:.2f} ms, {default:.2f} ms)",
+            taken.added(BUSY),
+        ),
+        (
+            f"the same where each of them pauses for {PAUSE_MS} ms between calls, in the middle",
+            f"{taken.added(PACED)}; {taken.rate('plain', PACED):,.0f} calls a second of ours",
         ),
         (
             "p50 added to a call of a single caller: ours, nginx's, that of nginx by default",
