@@ -253,6 +253,7 @@ def test_who_is_cut_off_posts_the_rest_the_next_time(
 
         class Dying:
             posted = 0
+            posting = bookkeeper.posting
 
             def record(self, entries: Any) -> int:
                 if self.posted == dies_at:

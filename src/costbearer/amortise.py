@@ -13,6 +13,7 @@ UTC, because fees are, and whole, because a day's shares follow from all of its 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,7 +72,9 @@ class Ledger(Protocol):
 
 
 class Books(Protocol):
-    """What posts."""
+    """What posts, and the block in which nobody else does (`Bookkeeper.posting`)."""
+
+    def posting(self) -> AbstractContextManager[None]: ...
 
     def record(self, entries: Iterable[Entry], /) -> int: ...
 
@@ -115,16 +118,18 @@ def amortise(
     Each day of a commitment is posted in batches; who is cut off in between posts the rest the next time.
 
     Raises:
+        PostingBusy: somebody else posts for too long; the days before are posted.
         StoreFailed, JournalFailed: the ledger cannot be read, or the entries not be posted.
     """
     days = list(_days(since, min(until, now)))
     found: list[DayOfCommitment] = []
     posted = 0 if apply else None
     for day in days:
-        for each in _of_day(ledger, contract, day):
-            found.append(each)
-            if posted is not None:
-                posted += _post(ledger, books, each, now, in_open_month=closed(day))
+        with books.posting() if apply else contextlib.nullcontext():
+            for each in _of_day(ledger, contract, day):
+                found.append(each)
+                if posted is not None:
+                    posted += _post(ledger, books, each, now, in_open_month=closed(day))
     return _document(found, since=since, until=until, days=len(days), applied=posted)
 
 

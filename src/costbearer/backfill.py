@@ -127,10 +127,11 @@ def reattribute(
     In batches, each whole or not at all: what is cut off in between is found again the next time.
 
     Raises:
+        PostingBusy: somebody else posts for too long.
         StoreFailed, JournalFailed: the ledger cannot be read, or the entries not be posted.
     """
     posted = 0
-    with ledger.reader() as reader:
+    with books.posting(), ledger.reader() as reader:
         calls = affected(reader, key, since)
         for start in range(0, len(calls), BATCH):
             piece = calls.slice(start, BATCH)

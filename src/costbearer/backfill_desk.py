@@ -5,7 +5,7 @@ Every method takes plain fields and gives back the document that both show.
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ class _Wanted(NamedTuple):
 
 
 class BackfillDesk:
-    """One per data directory; what posts runs one at a time."""
+    """One per data directory."""
 
     def __init__(
         self,
@@ -51,7 +51,6 @@ class BackfillDesk:
         self._directory, self._control = directory, control
         self._ledger, self._books, self._closed = ledger, books, closed
         self._gateway_url, self._now = gateway_url, now
-        self._posting = threading.Lock()
 
     def listed(self) -> dict[str, Any]:
         """The keys whose spend nobody wholly bears, what to do about each, and how far it has come."""
@@ -76,6 +75,7 @@ class BackfillDesk:
         Raises:
             FieldInvalid: naming every faulty field.
             NotFound: no call of that key lacks a label.
+            PostingBusy: somebody else posts for too long.
         """
         faults = dict.fromkeys(set(given) - {"key", *LABELS, "from", "apply"}, "unknown field")
         faults |= label_faults(given)
@@ -86,15 +86,16 @@ class BackfillDesk:
         if faults:
             raise FieldInvalid(faults)
         labels = {name: cleaned(str(given[name])) for name in LABELS}
-        closed = self._closed()
-        with self._posting:
+        apply = given.get("apply") is True
+        with self._books.posting() if apply else contextlib.nullcontext():
+            closed = self._closed()
             with self._ledger.reader() as reader:
                 calls = backfill.affected(reader, key, since)
             if not len(calls):
                 raise NotFound(f"no call of key {key[:60]!r} lacks a label{' from then on' if since else ''}")
             moved = backfill.months(calls, closed)
             applied = None
-            if given.get("apply"):
+            if apply:
                 self._directory.add_owners([OwnerRow("key", key, since, labels)], actor)
                 applied = backfill.reattribute(self._ledger, self._books, key, labels, since, closed)
         return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import msgspec
 import pyarrow as pa
 
 from costbearer.corrections import Closed, never, restated, settled
-from costbearer.errors import CostbearerError, JournalFailed, StoreFailed
+from costbearer.errors import CostbearerError, JournalFailed, PostingBusy, StoreFailed
 from costbearer.journal import journals, live, take_over
 from costbearer.ledger import AWAITING_RESULT, Entry, Settlement
 from costbearer.recovery import clear_unborn
@@ -38,6 +39,9 @@ step with the gateway a batch is what came in since the last pass."""
 
 BACK_OFF_S = 5.0
 """Pause of `run` after a pass that failed."""
+
+POSTING_WAIT_S = 30.0
+"""How long one waits for another who posts before it is told to come back: less than a client waits for an answer."""
 
 SEALING_THREADS = 2
 """Threads that compress, write and check the files of segments, which is done outside the interpreter's lock."""
@@ -85,6 +89,8 @@ class Bookkeeper:
         self._closed = closed
         self._batch_entries = batch_entries
         self._lock = threading.RLock()
+        # Taken before `_lock`, never after it.
+        self._deciding = threading.RLock()
         self._readings: dict[str, JournalReading] | None = None
         self._done: dict[str, list[Flaw]] = {}
         self._held: dict[str, str] = {}
@@ -127,19 +133,55 @@ class Bookkeeper:
             self._take_stock()
             return posted
 
+    @contextmanager
+    def posting(self) -> Iterator[None]:
+        """Inside the block nobody else posts corrections or imports, and the ledger has all that was recorded before.
+
+        Whoever decides by the ledger what is missing decides and records in one block: between the two it could be
+        posted by somebody else, or by the pass that follows a failure. It may be entered again inside. Calls of the
+        gateway and results of jobs are posted meanwhile.
+
+        Raises:
+            PostingBusy: somebody else has been posting all the time for `POSTING_WAIT_S`.
+            JournalFailed, StoreFailed: as `catch_up`.
+        """
+        end = time.monotonic() + POSTING_WAIT_S
+        if not self._deciding.acquire(timeout=POSTING_WAIT_S):
+            raise PostingBusy(
+                "what another request posts takes long; nothing of this one was done, send it again later"
+            )
+        try:
+            if not self._lock.acquire(timeout=max(end - time.monotonic(), 0)):
+                raise PostingBusy(
+                    "what the journals hold is being posted; nothing of this request was done, send it again later"
+                )
+            try:
+                self._be_ready()
+            finally:
+                self._lock.release()
+            yield
+        finally:
+            self._deciding.release()
+
     def record(self, entries: Iterable[Entry] | pa.Table) -> int:
         """Write entries that are no calls into the books' own journal, all or none of them, and post them.
 
         What they say as journal and sequence is replaced. For very many hand in a table of the columns of
-        `ledger_schema.SEALED_ARROW`; it becomes one segment, so its size is what a rebuild holds in memory.
+        `ledger_schema.SEALED_ARROW`; it becomes one segment, so its size is what a rebuild holds in memory. Entries
+        that follow from what the ledger has are decided on and recorded within one block of `posting`.
 
         Returns:
             How many there were.
 
         Raises:
+            PostingBusy: as `posting`.
             JournalFailed: they are not written, or whether they are only the next pass will tell.
             StoreFailed: they are written and not posted, which the next pass does; or the ledger cannot be read.
         """
+        with self.posting():
+            return self._recorded(entries)
+
+    def _recorded(self, entries: Iterable[Entry] | pa.Table) -> int:
         with self._lock:
             self._be_ready()
             table = entries if isinstance(entries, pa.Table) else table_of(Posted(0, entry) for entry in entries)
@@ -160,7 +202,7 @@ class Bookkeeper:
             if call is None or settlement.reason_unknown == AWAITING_RESULT:
                 return False
             (old,) = self.ledger.entries([call])
-            return self.record(self._settling(old, settlement)) > 0
+            return self._recorded(self._settling(old, settlement)) > 0
 
     def awaiting(self) -> list[Entry]:
         """The calls whose result is not known yet, for who asks the provider for it; as of the last pass.

@@ -37,13 +37,15 @@ if TYPE_CHECKING:
     from costbearer.restate import Period
     from costbearer.stores.control import Actor, Control
     from costbearer.stores.duckdb import Ledger
-    from costbearer.stores.periods import Periods
+    from costbearer.stores.periods import ClosedMonth, Periods
     from costbearer.stores.sqlite import Database
 
 AMORTISE_INTERVAL_S = 600.0
 """How often the console looks for days whose fees are not amortised; a day is over once in 24 hours."""
-POSTING = frozenset(f"/api/v1/{name}" for name in ("imports", "restatements", "amortisations", "backfill/labels"))
-"""What posts entries, which may take long and must not keep others from changing keys."""
+POSTING = frozenset(
+    f"/api/v1/{name}" for name in ("imports", "restatements", "amortisations", "backfill/labels", "periods")
+)
+"""What posts entries, or waits for who does, which may take long and must not keep others from changing keys."""
 REKEY_INTERVAL_S = 2.0
 """How often keys that were used under an old pepper are moved to the active one; workers then read all keys again."""
 JOBS_STOP_S = 5.0
@@ -209,23 +211,30 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
     from costbearer.restate import restate
     from costbearer.stores.acts import before_posting
 
-    config, importing, acts = parts.config, threading.Lock(), parts.control.database
+    config, acts = parts.config, parts.control.database
 
+    # Each in one block: which months are closed is asked where none can be closed before it ends.
     def imported(batch: Sequence[Entry], actor: Actor) -> dict[str, Any]:
-        # One at a time: whether a call is there already is asked before it is posted.
-        with importing:
+        with bookkeeper.posting():
             before_posting(acts, actor, "entries.import", {"entries": len(batch)})
             return post(ledger, bookkeeper, batch, periods.as_of_now()).document()
 
     def amortised(span: Period, actor: Actor | None) -> dict[str, Any]:
-        apply = _noted(acts, actor, "amortisation.post", span)
-        contract, closed, now = contract_of(config), periods.as_of_now(), datetime.now(UTC)
-        return amortise(ledger, bookkeeper, contract, **span._asdict(), now=now, apply=apply, closed=closed)
+        with bookkeeper.posting() if actor is not None else contextlib.nullcontext():
+            apply = _noted(acts, actor, "amortisation.post", span)
+            contract, closed, now = contract_of(config), periods.as_of_now(), datetime.now(UTC)
+            return amortise(ledger, bookkeeper, contract, **span._asdict(), now=now, apply=apply, closed=closed)
 
     def restated(span: Period, actor: Actor | None) -> dict[str, Any]:
-        apply = _noted(acts, actor, "restatement.post", span)
-        prices, closed = load_prices(config.prices_dir), periods.as_of_now()
-        return restate(ledger, bookkeeper, prices, span, apply=apply, closed=closed)
+        with bookkeeper.posting() if actor is not None else contextlib.nullcontext():
+            apply = _noted(acts, actor, "restatement.post", span)
+            prices, closed = load_prices(config.prices_dir), periods.as_of_now()
+            return restate(ledger, bookkeeper, prices, span, apply=apply, closed=closed)
+
+    def month_closed(month: str, actor: Actor) -> ClosedMonth:
+        # Nor while a pass runs: what it posts to correct a call asks too.
+        with bookkeeper.posting(), bookkeeper.paused():
+            return periods.close(month, actor)
 
     return [
         report_router(ledger.reader, parts.beside, home=parts.home),
@@ -234,7 +243,7 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
         metrics_router(ledger.reader, bookkeeper.progress),
         doctor_router(lambda: full_examination(bookkeeper, config.prices_dir)),
         prices_router(parts.prices),
-        periods_router(periods),
+        periods_router(periods.closed, month_closed),
         directory_router(parts.directory, parts.backfill),
         amortisation_router(amortised),
         restatement_router(restated),

@@ -32,6 +32,7 @@
     |-- Conflict                    conflict              409   the thing is not in a state that allows this
     |   |-- KeyReused               idempotency_key_reused   409
     |   `-- InProgress              idempotency_in_progress  409
+    |-- PostingBusy                 posting_busy          503   somebody else posts entries; to be sent again
     |-- Unauthorized                unauthorized          401   the administration API without a valid token
     |-- UsageInvalid                usage_invalid         422   counts that contradict their stated containment
     |-- AmountInvalid               amount_invalid        422   text that is not an exact amount of money
@@ -214,6 +215,13 @@ class InProgress(Conflict):
     """The request that came first with this Idempotency-Key is not done yet."""
 
     code = "idempotency_in_progress"
+
+
+class PostingBusy(CostbearerError):
+    """Somebody else posts entries, and it is done one after the other. Nothing of what was asked is done."""
+
+    code = "posting_busy"
+    http_status = 503
 
 
 class Unauthorized(CostbearerError):

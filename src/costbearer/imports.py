@@ -58,7 +58,9 @@ class Ledger(Protocol):
 
 
 class Books(Protocol):
-    """What posts."""
+    """What posts, and the block in which nobody else does (`Bookkeeper.posting`)."""
+
+    def posting(self) -> AbstractContextManager[None]: ...
 
     def record(self, entries: Iterable[Entry], /) -> int: ...
 
@@ -82,17 +84,19 @@ def post(ledger: Ledger, books: Books, batch: Sequence[Entry], closed: Closed) -
     """Post those of a batch that are not there.
 
     Raises:
+        PostingBusy: somebody else posts for too long.
         StoreFailed, JournalFailed: the ledger cannot be read, or the books cannot be written.
     """
     sound = [entry for entry in batch if not faults(entry)]
-    with ledger.reader() as reader:
-        known = _known(reader, sound)
     fresh: dict[str, Entry] = {}
-    for entry in sound:
-        if entry.call_id not in known and entry.provider_response_id not in known:
-            fresh.setdefault(entry.call_id, entry)
-    open_ones = [entry for entry in fresh.values() if not closed(entry.started_at)]
-    posted = books.record(open_ones) if open_ones else 0
+    with books.posting():
+        with ledger.reader() as reader:
+            known = _known(reader, sound)
+        for entry in sound:
+            if entry.call_id not in known and entry.provider_response_id not in known:
+                fresh.setdefault(entry.call_id, entry)
+        open_ones = [entry for entry in fresh.values() if not closed(entry.started_at)]
+        posted = books.record(open_ones) if open_ones else 0
     return Imported(
         posted=posted,
         known=len(sound) - len(fresh),

@@ -8,6 +8,7 @@ that had a price and now has none keeps it: that is said and left to a person.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -311,9 +312,10 @@ def restate(
     what was posted is not found again. What concerns a closed month, as `closed` says, is posted in the open one.
 
     Raises:
+        PostingBusy: somebody else posts for too long.
         StoreFailed, JournalFailed: the ledger cannot be read, or the corrections not be posted.
     """
-    with ledger.reader() as reader:
+    with bookkeeper.posting() if apply else contextlib.nullcontext(), ledger.reader() as reader:
         found = restatement(reader, prices.book, prices.contract, since=period.since, until=period.until)
         posted = 0 if apply else None
         for start in range(0, len(found.rows) if apply else 0, BATCH):

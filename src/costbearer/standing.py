@@ -43,7 +43,9 @@ class Ledger(Protocol):
 
 
 class Books(Protocol):
-    """What posts."""
+    """What posts, and the block in which nobody else does (`Bookkeeper.posting`)."""
+
+    def posting(self) -> AbstractContextManager[None]: ...
 
     def record(self, entries: Iterable[Entry], /) -> int: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -10,25 +11,26 @@ from fastapi.responses import JSONResponse
 from costbearer.console.bodies import actor, json_object
 from costbearer.errors import FieldInvalid
 from costbearer.keys import stamp
-from costbearer.stores.periods import ClosedMonth, Periods
+from costbearer.stores.control import Actor
+from costbearer.stores.periods import ClosedMonth
 
 Body = Annotated[dict[str, object], Depends(json_object)]
 
 
-def periods_router(periods: Periods) -> APIRouter:
-    """The router of closed months."""
+def periods_router(closed: Callable[[], list[ClosedMonth]], close: Callable[[str, Actor], ClosedMonth]) -> APIRouter:
+    """The router of closed months: `closed` lists them, and `close` closes one for somebody."""
     router = APIRouter(prefix="/api/v1/periods", tags=["periods"])
 
     @router.get("", summary="List the closed months, the oldest first")
-    def closed() -> JSONResponse:
-        return JSONResponse({"periods": [document(each) for each in periods.closed()]})
+    def listed() -> JSONResponse:
+        return JSONResponse({"periods": [document(each) for each in closed()]})
 
     @router.post("", status_code=201, summary="Close a month and all before it, for ever")
-    def close(request: Request, body: Body) -> JSONResponse:
+    def closing(request: Request, body: Body) -> JSONResponse:
         month = body.get("month")
         if set(body) != {"month"} or not isinstance(month, str):
             raise FieldInvalid({"month": "must be there, alone, as a text such as 2026-10"})
-        return JSONResponse(document(periods.close(month, actor(request))), status_code=201)
+        return JSONResponse(document(close(month, actor(request))), status_code=201)
 
     return router
 

@@ -1,9 +1,10 @@
 """A request with an `Idempotency-Key` is done once: the same one again gets the first answer, and does nothing.
 
-Status and body of the first answer are kept, refusals too, unless they are the server's own failure (5xx): nothing was
-done then, and the same request may be sent again. What changes the control store is one transaction with the answer
+Status and body of the first answer are kept, refusals too, unless they are the server's own failure (5xx): the same
+request may then be sent again. What changes the control store is one transaction with the answer
 that is kept of it, and a second request waits for it. What posts entries takes long and is done elsewhere, so it is
-written down as begun before; a second request is refused meanwhile.
+written down as begun before; a second request is refused meanwhile. Where it failed, a part may be posted: whoever
+posts looks first at what is there, so that sending it again posts the rest.
 
 A virtual key is shown once: the answer that is kept has no `key`, and neither has its repetition.
 """

@@ -33,12 +33,15 @@ class Answers:
         self.database = database
         self.clock = clock
         self.life = secrets.token_hex(16)
+        # By their keys, the requests that are being done apart. What the store says of one that has ended may not be
+        # so: it was not there to be told.
+        self._running: set[str] = set()
 
     def begin(self, key: str, request: str) -> Answer | None:
         """The answer there is; None where this request comes first, which is then written down as begun.
 
-        Begun by a process that is no more, a request is begun again: it died before it could say what it had done, and
-        whatever is done apart from the control store does not do a thing twice.
+        Begun by a process that is no more, or by this one, which could not write down how it ended, a request is begun
+        again: whatever is done apart from the control store does not do a thing twice.
 
         Raises:
             KeyReused: the key came with another request before.
@@ -46,7 +49,14 @@ class Answers:
             StoreFailed: the store does not take it.
         """
         with self.database.writing() as connection:
-            return _begin(connection, self, key, request)
+            before = _begin(connection, self, key, request)
+            if before is None:
+                self._running.add(key)
+            return before
+
+    def runs(self, key: str) -> bool:
+        """Whether a request with this key is being done apart."""
+        return key in self._running
 
     def end(self, key: str, answer: Answer | None) -> None:
         """What was answered to the request that was begun; None where it came to nothing and may be sent again.
@@ -54,8 +64,11 @@ class Answers:
         Raises:
             StoreFailed: the store does not take it.
         """
-        with self.database.writing() as connection:
-            _end(connection, key, answer)
+        try:
+            with self.database.writing() as connection:
+                _end(connection, key, answer)
+        finally:
+            self._running.discard(key)
 
 
 class _Undone(Exception):
@@ -114,7 +127,7 @@ def _begin(connection: Connection, answers: Answers, key: str, request: str) -> 
         raise KeyReused("this Idempotency-Key came with another request before; a new request needs a new key")
     if row.status is not None:
         return Answer(row.status, row.body)
-    if row.life == answers.life:
+    if row.life == answers.life and answers.runs(key):
         raise InProgress("the first request with this Idempotency-Key is not done yet; send it again in a moment")
     connection.execute(update(answered_once).where(own).values(life=answers.life, at=now))
     return None
