@@ -95,6 +95,24 @@ def test_one_answer_that_is_logged_twice_is_imported_once(tmp_path: Path, ledger
     assert post(ledger, books, made(written([CALLS[0], twice], tmp_path)), never) == Imported(posted=1, known=1)
 
 
+def numbered(tmp_path: Path, team: str, day: int) -> Path:
+    """A table that somebody made at home, its rows numbered from 1."""
+    lines = [f"{row},2026-10-{day:02}T10:00:{row:02}Z,gpt-4o,{1000 + row},100,{team}" for row in range(1, 6)]
+    file = tmp_path / f"{team}.csv"
+    file.write_text("\n".join(["id,timestamp,model,prompt_tokens,completion_tokens,team", *lines]) + "\n")
+    return file
+
+
+def test_rows_of_two_tables_with_the_same_numbers_are_different_calls(
+    tmp_path: Path, ledger: Ledger, books: Bookkeeper
+) -> None:
+    for team, day in (("search", 3), ("support", 4)):
+        entries = made(numbered(tmp_path, team, day))
+        assert post(ledger, books, entries, never) == Imported(posted=5), team
+        assert post(ledger, books, entries, never) == Imported(known=5), team
+    assert total(ledger)[0] == 10
+
+
 def test_what_the_gateway_recorded_is_left_out(tmp_path: Path, ledger: Ledger, books: Bookkeeper) -> None:
     own = make_entry("", 0, provider_response_id=CALLS[0].response_id)
     books.record([own])

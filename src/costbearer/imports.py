@@ -5,9 +5,10 @@ itself stated wins; where there is no price but the log states a cost, that is k
 unknown, with the reason. Labels keep their provenance, and what a log does not say stays empty and counts as
 unattributed. Tenants and users are hashed as the gateway hashes them.
 
-Which call it is follows from the log alone (its format and the provider's id of the answer, or the log's own id, or
-what it says), so importing again adds nothing, whatever file it is in. A call that the gateway itself recorded, by the
-provider's id of its answer, is not imported; nor is one of a closed month, which does not change.
+Which call it is follows from the log alone: its format and the provider's id of the answer, or the log's own id, with
+what it says where that id may be the number of a row, or only what it says. So importing again adds nothing, whatever
+file it is in. A call that the gateway itself recorded, by the provider's id of its answer, is not imported; nor is one
+of a closed month, which does not change.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from costbearer.audit.evidence import Evidence
 from costbearer.audit.intake import Intake
 from costbearer.corrections import Closed
 from costbearer.ledger import PROVIDER_DIFFERENCE, Charge, Entry, Field, faults
+from costbearer.logformats.registry import GENERIC
 from costbearer.rating import PROVIDER_CARD
 from costbearer.rerate import PARTS_ARROW, rerate
 from costbearer.usage import COUNTS, Usage
@@ -253,10 +255,14 @@ def _tags(text: str | None) -> dict[str, str]:
 
 
 def _identity(row: Mapping[str, Any], format_: str) -> str:
-    """The same for the same call, whatever file it stands in and however often."""
+    """The same for the same call, whatever file it stands in and however often.
+
+    The ids of nobody's format may be row numbers, which begin anew in every table.
+    """
     said = row["response_id"] or row["record_id"]
-    if said is None:
-        said = "\0".join(
+    if said is None or (format_ == GENERIC and said != row["response_id"]):
+        said = "" if said is None else f"{said}\0"
+        said += "\0".join(
             str(row[name]) for name in ("started_at", "ended_at", "response_model", "key_id", "user", "cost_usd")
         )
         said += "\0".join(str(row.get(name)) for name in COUNTS)
