@@ -24,6 +24,7 @@ from costbearer.errors import CostbearerError, UsageInvalid
 from costbearer.journal import Damage, FrameAt, Intent, Outcome, journals, live, verify
 from costbearer.ledger import PROVIDER_DIFFERENCE, Entry, faults
 from costbearer.prices import Card
+from costbearer.standing import taken_back_twice
 from costbearer.stores.duckdb import Position, Reader
 from costbearer.stores.own_journal import is_own
 from costbearer.stores.reading import REASON_OUTCOME_UNREADABLE
@@ -139,7 +140,7 @@ def examine(
             audit.journal(directory, positions.get(directory.name))
         findings += audit.findings()
         findings.append(_against_ledger(reader, audit.sums))
-        findings.append(_rollups(reader))
+        findings += [_rollups(reader), _reversals(reader)]
         if report_totals is not None:
             findings.append(_against_report(reader, audit.sums, report_totals))
         if metrics_text is not None:
@@ -449,6 +450,13 @@ def _rollups(reader: Reader) -> Finding:
     if wrong:
         return Finding("roll-ups", False, f"{wrong} of {groups} hourly sums are not what the entries add up to")
     return Finding("roll-ups", True, f"{groups} hourly sums equal the entries in every figure")
+
+
+def _reversals(reader: Reader) -> Finding:
+    twice = _Complaints()
+    for entry_id in taken_back_twice(reader):
+        twice.add(f"entry {entry_id} was taken back more than once")
+    return twice.finding("reversed", "no entry was taken back more than once")
 
 
 def _against_report(reader: Reader, sums: Mapping[Key, Sums], report_totals: ReportTotals) -> Finding:

@@ -73,6 +73,19 @@ def calls(entries: Any, since: Any, until: Any) -> Any:
     return both.mutate(entry_id=both.journal + "." + both.sequence.cast("string")).anti_join(reversed_ones, "entry_id")
 
 
+def taken_back_twice(reader: Reader) -> list[str]:
+    """Ids of entries that more than one reversal takes back, of which each call can have one.
+
+    Raises:
+        StoreFailed: the ledger cannot be read.
+    """
+    reversals = reader.entries.filter(reader.entries.calls < 0)
+    found = reversals.group_by("refers_to").aggregate(times=reversals.count())
+    return [
+        str(row) for row in reader.execute(found.filter(found.times > 1).order_by("refers_to"))["refers_to"].to_pylist()
+    ]
+
+
 def whole(reader: Reader, rows: pa.Table) -> dict[str, list[Entry]]:
     """Of some calls, given as `journal`, `sequence` and `entry_id`: the entry that stands and its differences.
 
