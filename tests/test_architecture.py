@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "src" / "costbearer"
 
 RANKS: dict[str, int] = {
     "errors": 0,
+    "limits": 0,
     "money": 0,
     "toml_text": 0,
     "attribution": 1,

@@ -22,7 +22,7 @@ from costbearer import money
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.errors import CostbearerError, UsageInvalid
 from costbearer.journal import Damage, FrameAt, Intent, Outcome, journals, live, verify
-from costbearer.ledger import PROVIDER_DIFFERENCE, Entry, faults
+from costbearer.ledger import PROVIDER_DIFFERENCE, Entry, bounded, faults
 from costbearer.prices import Card
 from costbearer.standing import taken_back_twice
 from costbearer.stores.duckdb import Position, Reader
@@ -348,13 +348,15 @@ class _Calls:
         if not isinstance(frame, Outcome) or frame.entry.journal != journal or not self._close(frame.entry.sequence):
             return []
         self._open.pop(frame.entry.sequence, None)
-        return [(item.sequence, frame.entry)]
+        return [(item.sequence, bounded(frame.entry))]
 
     def without_outcome(self) -> list[tuple[int, Entry]]:
         """What is left open in a journal that has ended: unknown, closed by the intent itself."""
         left, self._open = self._open, {}
         changes = {"status": "unknown", "reason_unknown": REASON_OUTCOME_UNREADABLE}
-        return [(sequence, msgspec.structs.replace(entry, **changes)) for sequence, entry in sorted(left.items())]
+        return [
+            (sequence, bounded(msgspec.structs.replace(entry, **changes))) for sequence, entry in sorted(left.items())
+        ]
 
     def _close(self, sequence: int) -> bool:
         at, bit = divmod(sequence, 8)

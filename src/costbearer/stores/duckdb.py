@@ -37,6 +37,7 @@ from costbearer.stores.ledger_reader import (
 )
 from costbearer.stores.ledger_schema import CHARGE_COLUMNS, CHARGES, ENTRIES, FINGERPRINT
 from costbearer.stores.lockdown import lock
+from costbearer.stores.registered import registered
 from costbearer.stores.rows import Posted, entry_from, table_of
 from costbearer.stores.segments import Totals, charges_of, entries_of
 
@@ -58,7 +59,7 @@ _TABLES = (
     ("positions", POSITIONS),
     *((rollup.name, rollup.columns) for rollup in rollups.ROLLUPS),
 )
-_FINGERPRINT = f"{FINGERPRINT}.2"
+_FINGERPRINT = f"{FINGERPRINT}.3"
 """The number behind the point is the version of `positions`, `rollups` and `meta`."""
 
 _SETTINGS: Mapping[str, Any] = {
@@ -266,16 +267,13 @@ class Ledger:
         )
         with self._writing, self.guarded("a query"):
             connection = self._ready()
-            connection.register("wanted", wanted)
-            try:
+            with registered(connection, "wanted", wanted):
                 rows, charges = (
                     connection.sql(f"SELECT t.* FROM {name} t SEMI JOIN wanted USING (journal, sequence)")  # noqa: S608
                     .to_arrow_table()
                     .to_pylist(maps_as_pydicts="strict")
                     for name in ("entries", "charges")
                 )
-            finally:
-                connection.unregister("wanted")
         lines: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for charge in charges:
             lines.setdefault((charge["journal"], charge["sequence"]), []).append(charge)
@@ -301,11 +299,8 @@ class Ledger:
             return True
 
     def _roll_up(self, connection: duckdb.DuckDBPyConnection, table: pa.Table) -> None:
-        connection.register("incoming", table)
-        try:
+        with registered(connection, "incoming", table):
             self._appended += rollups.append(connection, "incoming")
-        finally:
-            connection.unregister("incoming")
         self._hours.update(pc.unique(pc.floor_temporal(table.column("started_at"), unit="hour")).to_pylist())
 
     def _compact(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -520,11 +515,8 @@ def _load_files(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> 
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
-    connection.register("incoming", table)
-    try:
+    with registered(connection, "incoming", table):
         connection.execute(f"INSERT INTO {name} SELECT * FROM incoming")  # noqa: S608
-    finally:
-        connection.unregister("incoming")
 
 
 def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
