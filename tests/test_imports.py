@@ -10,21 +10,24 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from costbearer.audit import ownership
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.corrections import never
 from costbearer.imports import Imported, batches, post
-from costbearer.ledger import Entry, faults
+from costbearer.ledger import Entry, Settlement, faults
 from costbearer.reports import spend
 from costbearer.reports.beside import NOTHING
 from costbearer.reports.query import Query
 from costbearer.stores.duckdb import Ledger
+from costbearer.usage import Usage
 from tests.auditing import evidence
-from tests.factories import make_entry
+from tests.factories import make_entry, make_unknown
 from tests.usagelogs import WRITERS, Call, clean
 
+NOW = datetime(2026, 10, 3, tzinfo=UTC)
 CALLS = clean(60)
 COST = sum((call.cost_usd for call in CALLS if call.status == "ok"), Decimal(0))
 
@@ -93,6 +96,33 @@ def test_importing_again_adds_nothing(tmp_path: Path, ledger: Ledger, books: Boo
 def test_one_answer_that_is_logged_twice_is_imported_once(tmp_path: Path, ledger: Ledger, books: Bookkeeper) -> None:
     twice = replace(CALLS[0], number=77_000, response=CALLS[0].response_id)
     assert post(ledger, books, made(written([CALLS[0], twice], tmp_path)), never) == Imported(posted=1, known=1)
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "no zone": {"started_at": datetime(2026, 10, 3)},  # noqa: DTZ001  that is what is odd
+    "year 1": {"started_at": datetime(1, 1, 1, tzinfo=UTC)},
+    "13 places": {"list_cost_usd": Decimal("0.0000000000001")},
+    "no number": {"bound_usd": Decimal("NaN")},
+    "too long": {"duration_ms": 2**63},
+    "negative": {"usage": Usage(input_tokens=-5), "charges": (), "basis": "unknown", "reason_unknown": "x"},
+    "a difference": {"calls": 0, "requests": 0, "refers_to": "another.1"},
+    "a settlement": {
+        "settlement": Settlement(
+            provider="openai", provider_response_id="r", status="ok", ended_at=NOW, reason_unknown="usage_missing"
+        )
+    },
+    "no attempt": {"attempt": 0},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_no_call_that_was_made_is_refused_alone(ledger: Ledger, books: Bookkeeper, name: str) -> None:
+    fine, odd = (make_entry("x", number, kind="import", call_id=f"imp_{number}") for number in (1, 2))
+    if name == "negative":
+        odd = make_unknown("x", 2, kind="import", call_id="imp_2")
+    batch = [fine, msgspec.structs.replace(odd, **ODD[name])]
+    assert post(ledger, books, batch, never) == Imported(posted=1, refused=1)
+    assert total(ledger)[0] == 1
 
 
 def numbered(tmp_path: Path, team: str, day: int) -> Path:

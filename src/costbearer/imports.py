@@ -89,7 +89,7 @@ def post(ledger: Ledger, books: Books, batch: Sequence[Entry], closed: Closed) -
         PostingBusy: somebody else posts for too long.
         StoreFailed, JournalFailed: the ledger cannot be read, or the books cannot be written.
     """
-    sound = [entry for entry in batch if not faults(entry)]
+    sound = [entry for entry in batch if not faults(entry) and _is_call(entry)]
     fresh: dict[str, Entry] = {}
     with books.posting():
         with ledger.reader() as reader:
@@ -104,6 +104,19 @@ def post(ledger: Ledger, books: Books, batch: Sequence[Entry], closed: Closed) -
         known=len(sound) - len(fresh),
         closed=len(fresh) - len(open_ones),
         refused=len(batch) - len(sound),
+    )
+
+
+def _is_call(entry: Entry) -> bool:
+    """Whether it is a call that was made, and nothing that takes something back or changes another entry."""
+    counts = (getattr(entry.usage, name) for name in COUNTS)
+    return (
+        entry.kind == "import"
+        and entry.calls > 0
+        and entry.attempt > 0
+        and entry.refers_to is None
+        and entry.settlement is None
+        and all(count is None or count >= 0 for count in counts)
     )
 
 
