@@ -19,12 +19,12 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from costbearer.corrections import Closed, never, restated, settled
+from costbearer.corrections import Closed, never, repeated, restated, settled
 from costbearer.errors import CostbearerError, JournalFailed, StoreFailed
 from costbearer.journal import journals, live, take_over
-from costbearer.ledger import AWAITING_RESULT, Entry, Settlement
+from costbearer.ledger import Entry, Settlement
 from costbearer.recovery import clear_unborn
-from costbearer.stores.awaited import Awaited, Key
+from costbearer.stores.awaited import Awaited, Due
 from costbearer.stores.duckdb import Ledger, Position
 from costbearer.stores.ledger_schema import SEALED_ARROW
 from costbearer.stores.own_journal import OwnJournal
@@ -148,29 +148,29 @@ class Bookkeeper:
             self._take_stock()
             return posted
 
-    def settle(self, settlement: Settlement) -> bool:
-        """Correct the call that awaits this result. False where none does: it is not posted yet, or was settled before.
+    def settle(self, results: Iterable[Settlement]) -> int:
+        """Correct the calls that await these results, all of them in one record. Gives how many results were applied:
+        nothing awaits the others, as the call is not posted yet or was settled before.
 
         Raises:
             JournalFailed, StoreFailed: as `record`.
         """
         with self._lock:
-            awaited = self._be_ready()
-            call = awaited.open.get(Key(settlement.provider, settlement.provider_response_id))
-            if call is None or settlement.reason_unknown == AWAITING_RESULT:
-                return False
-            (old,) = self.ledger.entries([call])
-            return self.record(self._settling(old, settlement)) > 0
+            due = self._be_ready().due_by(results, self.ledger)
+            if due:
+                self.record(self._settling(due))
+            return sum(each.result is not None for each in due)
 
     def awaiting(self) -> list[Entry]:
-        """The calls whose result is not known yet, for who asks the provider for it; as of the last pass.
+        """The calls whose result is not known yet, for who asks the provider for it; as of the last pass. Of several
+        that await the same result the one that will bear its cost.
 
         Raises:
             StoreFailed: the ledger cannot be read.
         """
         with self._lock:
             awaited = self._be_ready()
-            return self.ledger.entries(list(awaited.open.values()))
+            return self.ledger.entries([calls[0] for calls in awaited.open.values()])
 
     def rebuild(self, reason: str = "a rebuild was asked for") -> int:
         """Set the ledger's file aside and post everything again. Gives how many entries were posted.
@@ -236,25 +236,22 @@ class Bookkeeper:
         self._write(rows, [_position(reading)])
         return int(rows.num_rows)
 
-    def _settling(self, old: Entry, settlement: Settlement) -> tuple[Entry, ...]:
-        closed = self._closed(old.started_at)
-        return restated(old, settled(old, settlement), at=self._clock(), kind="correction", closed=closed)
+    def _settling(self, due: list[Due]) -> list[Entry]:
+        corrections: list[Entry] = []
+        for old, (_, result) in zip(self.ledger.entries([each.call for each in due]), due, strict=True):
+            new = repeated(old) if result is None else settled(old, result)
+            closed = self._closed(old.started_at)
+            corrections += restated(old, new, at=self._clock(), kind="correction", closed=closed)
+        return corrections
 
     def _settle_due(self) -> int:
         """Apply every result that was posted to the call it belongs to."""
         if self._awaited is None:
             self._awaited = Awaited.survey(self.ledger)
-        due = self._awaited.due()
+        due = self._awaited.due(self.ledger)
         if not due:
             return 0
-        entries = self.ledger.entries([address for pair in due for address in pair])
-        corrections: list[Entry] = []
-        for old, reader in zip(entries[::2], entries[1::2], strict=True):
-            settlement = reader.settlement
-            assert settlement is not None, "it was found by its settlement"
-            self._awaited.drop(Key(settlement.provider, settlement.provider_response_id))
-            corrections += self._settling(old, settlement)
-        return self._record(table_of(Posted(0, entry) for entry in corrections))
+        return self._record(table_of(Posted(0, entry) for entry in self._settling(due)))
 
     def _pass(self, pool: Executor) -> int:
         began = self._clock()

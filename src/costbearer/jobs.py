@@ -23,15 +23,13 @@ from costbearer.contract import Prices
 from costbearer.credentials import Credentials
 from costbearer.dialects.base import CallRequest, Dialect, Job, Outgoing, Place, Reading
 from costbearer.errors import CostbearerError
-from costbearer.ledger import Entry, Settlement
+from costbearer.ledger import RESULT_GONE, Entry, Settlement
 from costbearer.settlements import settlement
 
 FIRST_WAIT_S = 2.0
 WAIT_MAX_S = 600.0
 """Between two looks at the same job: doubled from the first to this."""
 TIMEOUT_S = 60.0
-GONE = "result_gone"
-"""The reason of a cost that is never known: the provider has deleted the result."""
 
 log = logging.getLogger("costbearer.jobs")
 
@@ -107,7 +105,7 @@ class Poller:
                 if provider.name not in clients:
                     clients[provider.name] = open_clients.enter_context(_client(provider))
                 found = self._result(clients[provider.name], provider, entry, prices)
-                if found is not None and self._bookkeeper.settle(found):
+                if found is not None and self._bookkeeper.settle([found]):
                     settled += 1
         return settled
 
@@ -144,7 +142,7 @@ class Poller:
             provider_response_id=job_id,
             status="unknown",
             basis="unknown",
-            reason_unknown=GONE,
+            reason_unknown=RESULT_GONE,
             ended_at=self._clock(),
         )
 
