@@ -36,8 +36,8 @@ BATCH_ENTRIES = 122_880
 """Entries in one transaction, at least, where there is a backlog: a row group, which DuckDB writes past its log. In
 step with the gateway a batch is what came in since the last pass."""
 
-BACK_OFF_S = 5.0
-"""Pause of `run` after a pass that failed."""
+LATE_S = 120.0
+"""From then on a ledger is late: a pass follows the other in moments, and one over a long backlog takes a minute."""
 
 SEALING_THREADS = 2
 """Threads that compress, write and check the files of segments, which is done outside the interpreter's lock."""
@@ -104,6 +104,14 @@ class Bookkeeper:
     def damage(self) -> tuple[Flaw, ...]:
         """Everything that is wrong with the journals, as of the last pass; what is sealed is known from its seal."""
         return self._damage
+
+    @property
+    def current(self) -> bool:
+        """Whether the last pass went well and is not longer ago than `LATE_S`. Never waits for one that runs."""
+        complete_to = self.complete_to
+        return (
+            self.failure is None and complete_to is not None and (self._clock() - complete_to).total_seconds() <= LATE_S
+        )
 
     def progress(self) -> Progress:
         """How far the last pass came. Never waits for one that runs."""
@@ -189,17 +197,6 @@ class Bookkeeper:
         with self._lock:
             yield
 
-    def run(self, stop: threading.Event, interval_s: float) -> None:
-        """Pass after pass until `stop` is set; a pass that fails is said in `notices` and tried again."""
-        while not stop.is_set():
-            pause = interval_s
-            try:
-                self.catch_up()
-            except CostbearerError as error:
-                self._notice(error.message)
-                pause = max(interval_s, BACK_OFF_S)
-            stop.wait(pause)
-
     @contextmanager
     def _from_the_disk_after_a_failure(self) -> Iterator[None]:
         """Whatever stopped the block, memory may be ahead of the ledger: the next pass starts from the disk."""
@@ -210,6 +207,8 @@ class Bookkeeper:
             self.failure = str(error) or type(error).__name__
             held = tuple(sorted(self._held))
             self._progress = msgspec.structs.replace(self._progress, failure=self.failure, held=held)
+            if isinstance(error, CostbearerError):
+                self._notice(error.message)
             if isinstance(error, OSError):
                 raise JournalFailed(f"the journals cannot be read or sealed: {error}") from error
             raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -22,7 +21,6 @@ from costbearer.config import Config, Provider
 from costbearer.contract import Prices
 from costbearer.credentials import Credentials
 from costbearer.dialects.base import CallRequest, Dialect, Job, Outgoing, Place, Reading
-from costbearer.errors import CostbearerError
 from costbearer.ledger import RESULT_GONE, Entry, Settlement
 from costbearer.settlements import settlement
 
@@ -51,7 +49,7 @@ FOLLOWED: Mapping[str, Follow] = {
 
 
 class Poller:
-    """Asks for what is awaited. One thread runs it."""
+    """Asks for what is awaited. One thread does."""
 
     def __init__(
         self,
@@ -69,15 +67,6 @@ class Poller:
         self._load_prices = load_prices
         self._clock = clock
         self._due: dict[str, tuple[float, float]] = {}
-
-    def run(self, stop: threading.Event, interval_s: float) -> None:
-        """Ask again and again until `stop` is set."""
-        while not stop.wait(interval_s):
-            try:
-                self.look()
-            except CostbearerError as error:
-                # The bookkeeper's trouble is the bookkeeper's to tell; the jobs are still there the next time.
-                log.warning("results of jobs are not asked for now: %s", error.message)
 
     def look(self) -> int:
         """Ask for every job whose time has come. Gives how many were settled.
