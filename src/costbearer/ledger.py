@@ -72,6 +72,9 @@ it: a quote inside one has a backslash before it."""
 AWAITING_RESULT = "awaiting_result"
 """`reason_unknown` of a call whose result comes later (a background response, a batch job): `Settlement` closes it."""
 
+RESULT_GONE = "result_gone"
+"""`reason_unknown` of a call whose result the provider has deleted, as it said again and again."""
+
 PROVIDER_DIFFERENCE = "provider_difference"
 """The meter of the charge that makes computed charges add up to the cost the provider itself stated."""
 

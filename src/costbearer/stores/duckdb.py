@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from costbearer.errors import DataDirectoryBusy, StoreFailed
-from costbearer.ledger import AWAITING_RESULT, Entry
+from costbearer.ledger import Entry
 from costbearer.stores import rollups
 from costbearer.stores.ledger_reader import (
     POSITIONS,
@@ -73,19 +73,6 @@ _SETTINGS: Mapping[str, Any] = {
 }
 _NO_PROGRESS_BAR = "SET enable_progress_bar = false"
 """It draws on stdout, also where that is no terminal. A setting of each connection."""
-_AWAITING = """
-SELECT journal, sequence, provider, provider_response_id FROM entries
-WHERE reason_unknown = ? AND calls > 0 AND provider_response_id IS NOT NULL
-AND journal || '.' || sequence NOT IN (SELECT refers_to FROM entries WHERE refers_to IS NOT NULL AND calls < 0)
-ORDER BY started_at, journal, sequence
-"""
-_SETTLED = """
-SELECT DISTINCT provider, provider_response_id FROM entries
-WHERE reason_unknown = ? AND calls < 0 AND provider_response_id IS NOT NULL
-"""
-_SETTLEMENTS = """
-SELECT journal, sequence, settlement FROM entries WHERE settlement IS NOT NULL ORDER BY started_at, journal, sequence
-"""
 _BROKEN = (duckdb.FatalException, duckdb.IOException, duckdb.InternalException, duckdb.SerializationException)
 """Errors that say that the file or the instance is broken; any other is the fault of a query or of the moment."""
 
@@ -244,18 +231,6 @@ class Ledger:
         with self._writing, self.guarded("a query"):
             return totals_of_rows(self._ready().sql(TOTALS).to_arrow_table().to_pylist())
 
-    def awaiting(self) -> pa.Table:
-        """`journal`, `sequence`, `provider` and `provider_response_id` of calls that await their result, in order."""
-        return self._asked(_AWAITING, [AWAITING_RESULT])
-
-    def settled(self) -> pa.Table:
-        """`provider` and `provider_response_id` of calls that awaited their result and were reversed."""
-        return self._asked(_SETTLED, [AWAITING_RESULT])
-
-    def settlements(self) -> pa.Table:
-        """`journal`, `sequence` and `settlement` (JSON) of entries that bring the result of another call, in order."""
-        return self._asked(_SETTLEMENTS, [])
-
     def entries(self, identities: Sequence[tuple[str, int]]) -> list[Entry]:
         """The entries of these (journal, sequence), each with its charges, in this order; none is missing.
 
@@ -309,7 +284,12 @@ class Ledger:
             # A rollback makes this untrue, and costs nothing but rows that are alike.
             self._appended, self._hours = 0, set()
 
-    def _asked(self, statement: str, parameters: list[Any]) -> pa.Table:
+    def asked(self, statement: str, parameters: list[Any]) -> pa.Table:
+        """What a query gives, of the state as the writer sees it.
+
+        Raises:
+            StoreFailed: the engine failed.
+        """
         with self._writing, self.guarded("a query"):
             return self._ready().sql(statement, params=parameters).to_arrow_table()
 
