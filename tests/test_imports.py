@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from costbearer.attribution import Hashers
 from costbearer.audit import ownership
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.corrections import never
@@ -53,7 +54,7 @@ def hashed(field: str, value: str) -> str:
 
 def made(file: Path, **options: Any) -> list[Entry]:
     with evidence(file, **options) as (known, intake):
-        return [entry for batch in batches(known, intake, hashed) for entry in batch]
+        return [entry for batch in batches(known, intake, Hashers(hashed)) for entry in batch]
 
 
 def written(calls: list[Call], tmp_path: Path, name: str = "litellm") -> Path:

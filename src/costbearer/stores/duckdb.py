@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from costbearer.errors import DataDirectoryBusy, StoreFailed
 from costbearer.ledger import AWAITING_RESULT, Entry
-from costbearer.stores import rollups
+from costbearer.stores import links, rollups
 from costbearer.stores.ledger_reader import (
     POSITIONS,
     TOTALS,
@@ -57,10 +57,11 @@ _TABLES = (
     ("entries", ENTRIES),
     ("charges", CHARGES),
     ("positions", POSITIONS),
+    (links.TABLE, links.COLUMNS),
     *((rollup.name, rollup.columns) for rollup in rollups.ROLLUPS),
 )
-_FINGERPRINT = f"{FINGERPRINT}.3"
-"""The number behind the point is the version of `positions`, `rollups` and `meta`."""
+_FINGERPRINT = f"{FINGERPRINT}.4"
+"""The number behind the point is the version of `positions`, `links`, `rollups` and `meta`."""
 
 _SETTINGS: Mapping[str, Any] = {
     "storage_compatibility_version": STORAGE_VERSION,
@@ -194,6 +195,7 @@ class Ledger:
                     _insert(connection, "entries", entries_of(table))
                     _insert(connection, "charges", charges_of(table))
                     self._roll_up(connection, table)
+                    links.append(connection, table)
                 self._move(connection, positions)
                 self._compact(connection)
                 connection.execute("COMMIT")
@@ -284,14 +286,15 @@ class Ledger:
             raise StoreFailed(f"the ledger has no entry {missing.args[0]}") from None
 
     def mend_rollups(self) -> bool:
-        """Make the hourly sums anew where they are not those of the entries at a glance. Whether that was needed."""
+        """Make hourly sums and links anew where they are not the entries' at a glance. Whether that was needed."""
         with self._writing, self.guarded("rolling up"):
             connection = self._ready()
-            if rollups.at_a_glance(connection):
+            if rollups.at_a_glance(connection) and not links.missing(connection):
                 return False
             connection.execute("BEGIN TRANSACTION")
             try:
                 rollups.again(connection)
+                links.again(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 _roll_back(connection)
@@ -512,6 +515,7 @@ def _load_files(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> 
             for cursor in cursors:
                 cursor.close()
     rollups.again(connection, files)
+    links.again(connection)
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
@@ -530,6 +534,8 @@ def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
 def _create(connection: duckdb.DuckDBPyConnection) -> None:
     for name, columns in _TABLES:
         connection.execute(f"CREATE TABLE {name} ({', '.join(f'{alias(c.name)} {c.engine}' for c in columns)})")
+    for view in links.VIEWS:
+        connection.execute(view)
     connection.execute("CREATE TABLE meta (name VARCHAR, value VARCHAR)")
     connection.execute("INSERT INTO meta VALUES ('fingerprint', ?)", [_FINGERPRINT])
     # Replaying DDL from the log is where DuckDB fails most often; after this the log holds only rows.

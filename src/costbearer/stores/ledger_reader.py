@@ -21,7 +21,7 @@ from ibis.expr import operations
 
 from costbearer import money
 from costbearer.errors import StoreFailed
-from costbearer.stores import rollups
+from costbearer.stores import links, rollups
 from costbearer.stores.ledger_schema import CHARGES_ARROW, ENTRIES, ENTRIES_ARROW, MONEY, Column
 from costbearer.stores.segments import Totals
 from costbearer.usage import COUNTS
@@ -44,21 +44,22 @@ class Statements:
     the same again. Two expressions that are alike are one, whoever built them. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Any, str] = OrderedDict()
+        self._known: OrderedDict[tuple[Any, bool], str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, backend: Any, expression: Any) -> str | None:
-        """The SQL; None where the expression brings tables of its own, which the engine must be given first."""
+    def of(self, backend: Any, expression: Any, *, linked: bool) -> str | None:
+        """The SQL, `linked` through the links between hashes; None where the expression brings tables of its own, which
+        the engine must be given first."""
         node = expression.op()
         with self._lock:
-            if (known := self._known.get(node)) is not None:
-                self._known.move_to_end(node)
+            if (known := self._known.get((node, linked))) is not None:
+                self._known.move_to_end((node, linked))
                 return known
         if node.find(operations.InMemoryTable):
             return None
-        made = str(backend.compile(expression))
+        made = str(backend.compile(links.followed(expression, _ENTRIES_TABLE) if linked else expression))
         with self._lock:
-            self._known[node] = made
+            self._known[node, linked] = made
             while len(self._known) > STATEMENTS_MAX:
                 self._known.popitem(last=False)
         return made
@@ -87,20 +88,41 @@ class Reader:
         self._cursor = cursor
         self._backend = backend
         self._statements = statements
+        self._linked = False
         self.entries = _ENTRIES_TABLE
         self.charges = _CHARGES_TABLE
         self.rollups = _ROLLUPS[rollups.CALLS.name]
         self.charge_rollups = _ROLLUPS[rollups.CHARGES.name]
 
     def execute(self, expression: Any, /) -> pa.Table:
-        """The rows of an Ibis expression.
+        """The rows of an Ibis expression. Tenants and users are shown under their newest hash (`stores.links`).
 
         Raises:
             StoreFailed: the engine failed, or the file is damaged; the bookkeeper will rebuild it.
         """
+        return self._rows_of(expression, linked=self._linked)
+
+    def as_recorded(self, expression: Any, /) -> pa.Table:
+        """The same with tenants and users as the journal has them; what becomes entries again is read with this."""
+        return self._rows_of(expression, linked=False)
+
+    def newest(self, field: str, hashes: Sequence[str]) -> dict[str, str]:
+        """Of hashes of tenants or users, those that are not the newest of their value, and which is."""
+        if not self._linked:
+            return {}
+        rows = self.sql(links.NEWEST, [field, list(hashes)]).to_pylist()
+        return {row["before"]: row["now"] for row in rows}
+
+    def unlinked(self, field: str, version: int) -> int:
+        """How many tenants or users are known under this version of the hash key only."""
+        (row,) = self.sql(links.unlinked(field), [str(version)]).to_pylist()
+        return sum(row.values())
+
+    def _rows_of(self, expression: Any, *, linked: bool) -> pa.Table:
         with self._guarded("a query"):
-            if (statement := self._statements.of(self._backend, expression)) is None:
-                return self._backend.to_pyarrow(expression)
+            if (statement := self._statements.of(self._backend, expression, linked=linked)) is None:
+                shown = links.followed(expression, _ENTRIES_TABLE) if linked else expression
+                return self._backend.to_pyarrow(shown)
             table = self._cursor.sql(statement).to_arrow_table()
             return expression.__pyarrow_result__(table, data_mapper=DuckDBPyArrowData)
 
@@ -113,7 +135,7 @@ class Reader:
         """Fix the state that is read. That is done by the first statement, not by BEGIN."""
         with self._guarded("a query"):
             self._cursor.execute("BEGIN TRANSACTION READ ONLY")
-            self._cursor.execute("SELECT count(*) FROM positions").fetchall()
+            self._linked = self._cursor.execute(links.ANY).fetchall() != [(0,)]
 
     def end(self) -> None:
         with self._guarded("the end of a query"):

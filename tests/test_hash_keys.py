@@ -1,0 +1,233 @@
+"""The key that hashes tenants and users is changed while calls go on: one tenant stays one group, sums the bill."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from costbearer.app import hashers
+from costbearer.attribution import Attributor, Bearer, Hashers, Said
+from costbearer.errors import Conflict, NotFound, StoreFailed
+from costbearer.ledger import Entry, faults
+from costbearer.reports import answer, question
+from costbearer.reports.table import Table
+from costbearer.stores import hash_keys as hash_keys_store
+from costbearer.stores import links, secrets
+from costbearer.stores.control import Actor, Control
+from costbearer.stores.duckdb import Ledger, Position
+from costbearer.stores.hash_keys import HashKeys, Unlinked
+from costbearer.stores.rows import Posted, entries_from, table_of
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+ACTOR = Actor("root", "127.0.0.1", "adm_1")
+BEARER = Bearer(key_id="key_A", owner="ada", team="search", agent="ranker", workload="rerank")
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("empty") / "data"
+    Control.open(directory / "control.sqlite").close()
+    return directory
+
+
+@pytest.fixture
+def control(tmp_path: Path, empty: Path) -> Iterator[Control]:
+    shutil.copytree(empty, tmp_path, dirs_exist_ok=True)
+    with Control.open(tmp_path / "control.sqlite", clock=lambda: NOW) as store:
+        yield store
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger.open(tmp_path / "ledger.duckdb", readers=1)
+    yield opened
+    opened.close()
+
+
+def keys_of(control: Control, waiting: Unlinked | None = None) -> HashKeys:
+    return HashKeys(control.database, lambda _: waiting or Unlinked(), lambda: NOW)
+
+
+def call(hashing: Hashers, sequence: int, tenant: str, user: str, cost: str = "0.1") -> Entry:
+    """One call as a worker records it."""
+    said = Attributor(hashing).attribute(BEARER, Said(body_tags=(f"tenant:{tenant}", f"user:{user}")))
+    return msgspec.structs.replace(
+        said.entry,
+        journal="j1",
+        sequence=sequence,
+        request_id=f"r{sequence}",
+        call_id=f"r{sequence}.1",
+        started_at=NOW - timedelta(minutes=sequence),
+        provider="openai",
+        basis="estimated",
+        status="ok",
+        cost_usd=Decimal(cost),
+        list_cost_usd=Decimal(cost),
+        effective_cost_usd=Decimal(cost),
+    )
+
+
+def post(ledger: Ledger, *entries: Entry) -> None:
+    closed = ledger.positions().get("j1", Position("j1", 1, 0, 0, 0, Decimal(0))).closed_sequence
+    batch = [Posted(closed + place, entry) for place, entry in enumerate(entries, 1)]
+    last = closed + len(entries)
+    ledger.post(batch, [Position("j1", 1, last * 100, last, last, Decimal(0))])
+
+
+def ask(ledger: Ledger, *pairs: tuple[str, str], report: str = "spend") -> Table:
+    with ledger.reader() as reader:
+        return answer(question(report, pairs, now=NOW + timedelta(hours=1)), reader)
+
+
+def groups(table: Table, dimension: str) -> dict[object, tuple[object, object]]:
+    names = [column.name for column in table.columns]
+    at = [names.index(name) for name in (dimension, "calls", "cost_usd")]
+    return {row[at[0]]: (row[at[1]], row[at[2]]) for row in table.rows}
+
+
+def rotated(control: Control, times: int = 1) -> list[Hashers]:
+    """What workers hash with before the first rotation, while two keys are live, alone again, and so on."""
+    directory, keys = control.database.file.parent, keys_of(control)
+    found = [hashers(secrets.keyring(directory))]
+    for version in range(1, times + 1):
+        keys.rotate(ACTOR)
+        found.append(hashers(secrets.keyring(directory)))
+        keys.retire(version, ACTOR)
+        found.append(hashers(secrets.keyring(directory)))
+    return found
+
+
+def test_without_a_rotation_an_entrys_bytes_are_unchanged(control: Control) -> None:
+    alone, both, after = rotated(control)
+    plain = msgspec.json.encode(call(alone, 1, "acme", "jane"))
+    assert b"before" not in plain and b"before" not in msgspec.json.encode(call(after, 1, "acme", "jane"))
+    old, new = call(alone, 1, "acme", "jane"), call(both, 1, "acme", "jane")
+    assert (new.tenant_before, new.user_before) == (old.tenant, old.user)
+    assert new.tenant == call(after, 1, "acme", "jane").tenant != old.tenant
+    assert not [fault for fault in faults(new) if "links" in fault]
+    assert "user_before links to no user" in faults(msgspec.structs.replace(new, user=None))
+    assert entries_from(table_of([Posted(1, new)])) == [new]
+
+
+def test_one_tenant_is_one_group_before_during_and_after(control: Control, ledger: Ledger) -> None:
+    alone, both, after = rotated(control)
+    post(ledger, call(alone, 1, "acme", "jane"), call(alone, 2, "gone", "bob"))
+    assert len(groups(ask(ledger, ("by", "tenant")), "tenant")) == 2
+    post(ledger, call(both, 3, "acme", "jane"))
+    post(ledger, call(after, 4, "acme", "jane"), call(after, 5, "gone", "bob"))
+    found = ask(ledger, ("by", "tenant"))
+    newest = call(after, 4, "acme", "jane")
+    assert groups(found, "tenant")[newest.tenant] == (3, Decimal("0.3"))
+    assert len(found.rows) == 3, "who was not seen while both were live is two groups: nobody can link them"
+    assert (
+        found.totals["total_usd"]
+        == Decimal("0.5")
+        == sum(Decimal(str(cost)) for _, cost in groups(found, "tenant").values())
+    )
+    for hashing in (alone, after):
+        tenant = call(hashing, 1, "acme", "jane").tenant
+        assert ask(ledger, ("by", "user"), ("where", f"tenant={tenant}")).totals["total_usd"] == Decimal("0.3")
+        listed = ask(ledger, ("where", f"tenant={tenant}"), report="entries")
+        assert len(listed.rows) == 3
+    with ledger.reader() as reader:
+        assert (reader.unlinked("tenant", 1), reader.unlinked("user", 1)) == (1, 1)
+        kept = reader.as_recorded(reader.entries.select("tenant").distinct()).column("tenant").to_pylist()
+    assert call(alone, 1, "acme", "jane").tenant in kept, "the record is not rewritten"
+
+
+def test_a_chain_of_rotations_leads_to_the_newest_however_it_arrives(control: Control, tmp_path: Path) -> None:
+    one, both, two, again, three = rotated(control, 2)
+    calls = [call(each, at, "acme", "jane") for at, each in enumerate((one, both, two, again, three), 1)]
+    newest = calls[-1].tenant
+    for name, order in (("as made", calls), ("backwards", calls[::-1]), ("at once", None)):
+        opened = Ledger.open(tmp_path / name / "ledger.duckdb", readers=1)
+        for entry in order or ():
+            post(opened, entry)
+        if order is None:
+            post(opened, *calls)
+        assert groups(ask(opened, ("by", "tenant")), "tenant") == {newest: (5, Decimal("0.5"))}, name
+        kept = opened._ready().execute("SELECT * FROM links ORDER BY ALL").fetchall()
+        links.again(opened._ready())
+        assert opened._ready().execute("SELECT * FROM links ORDER BY ALL").fetchall() == kept
+        assert {now for field, _, now in kept if field == "tenant"} == {newest}
+        opened.close()
+
+
+def test_links_that_were_lost_are_made_anew(control: Control, ledger: Ledger) -> None:
+    alone, both, _ = rotated(control)
+    post(ledger, call(alone, 1, "acme", "jane"), call(both, 2, "acme", "jane"))
+    assert not ledger.mend_rollups()
+    ledger._ready().execute("DELETE FROM links")
+    assert len(ask(ledger, ("by", "tenant")).rows) == 2
+    assert ledger.mend_rollups()
+    assert len(ask(ledger, ("by", "tenant")).rows) == 1
+
+
+def test_only_what_reads_a_hash_is_led_through_the_links(control: Control, ledger: Ledger) -> None:
+    _, both, _ = rotated(control)
+    post(ledger, call(both, 1, "acme", "jane"))
+    with ledger.reader() as reader:
+        entries = reader.entries
+        plain = entries.mutate(one=entries.calls).group_by("feature").aggregate(calls=lambda rows: rows.one.sum())
+        assert links.followed(plain, entries) is plain
+        hidden = entries.filter(entries.user == "h1_x").count()
+        assert links.followed(hidden, entries) is not hidden
+
+
+def test_no_link_leads_back(control: Control, ledger: Ledger) -> None:
+    _, both, _ = rotated(control)
+    there = call(both, 1, "acme", "jane")
+    back = msgspec.structs.replace(there, sequence=2, tenant=there.tenant_before, tenant_before=there.tenant)
+    post(ledger, there, back)
+    assert list(groups(ask(ledger, ("by", "tenant")), "tenant")) == [there.tenant]
+
+
+def test_what_cannot_be_done_is_said_and_every_act_is_in_the_log(control: Control) -> None:
+    keys = keys_of(control)
+    with pytest.raises(Conflict, match="active"):
+        keys.retire(1, ACTOR)
+    with pytest.raises(NotFound, match="secrets list"):
+        keys.retire(7, ACTOR)
+    assert keys.rotate(ACTOR).version == 2
+    with pytest.raises(Conflict, match=r"versions 1 and 2 are live.*retire 1 first"):
+        keys.rotate(ACTOR)
+    with pytest.raises(Conflict, match=r"3 tenants and 4 users were not seen.*nothing links them"):
+        keys_of(control, Unlinked(3, 4)).retire(1, ACTOR)
+    keys_of(control, Unlinked(3, 4)).retire(1, ACTOR, anyway=True)
+    with pytest.raises(Conflict, match="retired already"):
+        keys.retire(1, ACTOR)
+    assert [(each.version, each.active, each.retired_at) for each in keys.all()] == [(1, False, NOW), (2, True, None)]
+    rows = control.audit_rows()
+    assert [row.action for row in rows] == ["hash_key.rotate", "hash_key.retire"]
+    assert rows[1].after == {"version": 1, "tenants": 3, "users": 4}
+    assert list(secrets.keyring(control.database.file.parent).hash_keys) == [2]
+
+
+def test_an_act_that_is_not_written_down_does_not_happen(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = secrets.keyring(control.database.file.parent)
+
+    def fail(*_: object) -> None:
+        raise StoreFailed("no space")
+
+    for place, name in ((hash_keys_store, "note"), (secrets, "replace_keyring")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fail)
+            with pytest.raises(StoreFailed):
+                keys_of(control).rotate(ACTOR)
+        assert secrets.keyring(control.database.file.parent) == before
+    assert keys_of(control).rotate(ACTOR).version == 2
+
+
+def test_a_keyring_of_old_gives_no_number_twice(control: Control) -> None:
+    directory = control.database.file.parent
+    old = secrets.keyring(directory)
+    keys_of(control).rotate(ACTOR)
+    secrets.replace_keyring(directory, old)
+    with pytest.raises(StoreFailed, match=r"version 2.*backup"):
+        keys_of(control).rotate(ACTOR)
