@@ -8,17 +8,20 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from costbearer import money
+from costbearer.app import load_hashers
 from costbearer.attribution import Bearer, Hashers, Said, attribute
 from costbearer.config import Config, load
 from costbearer.errors import StoreFailed
 from costbearer.gateway.upstream import HEADER_NAMES_KNOWN_MAX, HeaderNames
-from tests.harness import FakeWire, gateway, make_config, run
+from costbearer.stores.hash_keys import HashKeys, Unlinked
+from tests.harness import ACTOR, FakeWire, gateway, make_config, run
 
 ANSWER = {
     "id": "c1",
@@ -452,3 +455,25 @@ def test_malformed_baggage_is_noted_once() -> None:
     bearer = Bearer(key_id="k", owner="a", team="b", agent="c", workload="d")
     done = attribute(bearer, Said(baggage=",".join(["x"] * 4000)), Hashers(lambda field, value: f"{field}{value}"))
     assert done.notes == ("baggage_malformed",)
+
+
+def test_a_running_worker_takes_another_hash_key_and_the_end_of_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with provider(always(reply())) as made, gateway(config_for(tmp_path, made.url)) as running:
+            keys = HashKeys(running.control.database, lambda _: Unlinked())
+            monkeypatch.setattr(running.worker, "_load_hashers", lambda: load_hashers(running.directory))
+            tagged = [("authorization", f"Bearer {running.key}"), ("x-costbearer-tags", "tenant:acme")]
+            found: list[tuple[str, str | None]] = []
+            for act in (partial(keys.rotate, ACTOR), partial(keys.retire, 1, ACTOR)):
+                act()
+                await asyncio.sleep(0.9)
+                said = await running.ask(asked(), headers=tagged)
+                assert said.status == 200
+                entry = running.entries()[-1]
+                found.append((entry.tenant or "", entry.tenant_before))
+            assert found[0][0] == found[1][0] and found[0][0].startswith("h2_")
+            assert str(found[0][1]).startswith("h1_") and found[1][1] is None
+
+    run(body)
