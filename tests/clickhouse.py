@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +38,7 @@ class ClickHouse:
         table: pa.Table = self._backend.to_pyarrow(expression)
         return table
 
-    def newest(self, _: str, __: Sequence[str], /) -> Mapping[str, str]:
+    def newest(self, _: str, __: Collection[str], /) -> Mapping[str, str]:
         """Nothing was ever linked here."""
         return {}
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import combinations
@@ -204,7 +204,7 @@ class Spoilt:
         self.entries, self.charges = reader.entries, reader.charges
         self.rollups, self.charge_rollups = reader.rollups, reader.charge_rollups
 
-    def newest(self, field: str, hashes: Sequence[str], /) -> Mapping[str, str]:
+    def newest(self, field: str, hashes: Collection[str], /) -> Mapping[str, str]:
         return {}
 
     def execute(self, expression: Any, /) -> pa.Table:
@@ -570,7 +570,7 @@ class Tables:
     def execute(self, expression: Any, /) -> pa.Table:
         raise AssertionError("nothing is run")
 
-    def newest(self, field: str, hashes: Sequence[str], /) -> Mapping[str, str]:
+    def newest(self, field: str, hashes: Collection[str], /) -> Mapping[str, str]:
         return {}
 
 

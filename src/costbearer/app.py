@@ -85,11 +85,12 @@ def _hasher(key: bytes, version: int) -> Hasher:
     return keyed
 
 
-def waiting_in(ledger: Ledger) -> Count:
-    """Asks a ledger which tenants and users are known under a version of the hash key only."""
+def waiting_in(ledger: Ledger, bookkeeper: Bookkeeper) -> Count:
+    """Asks a ledger, with everything posted, which tenants and users are known under a version of the hash key only."""
     from costbearer.stores.hash_keys import Unlinked
 
     def counted(version: int) -> Unlinked:
+        bookkeeper.catch_up()
         with ledger.reader() as reader:
             return Unlinked(reader.unlinked("tenant", version), reader.unlinked("user", version))
 

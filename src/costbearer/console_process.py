@@ -252,7 +252,7 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
         restatement_router(restated),
         audits_router(audits, parts.findings),
         views_router(parts),
-        hash_keys_router(HashKeys(acts, waiting_in(ledger))),
+        hash_keys_router(HashKeys(acts, waiting_in(ledger, bookkeeper))),
     ]
 
 

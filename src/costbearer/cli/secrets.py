@@ -117,14 +117,13 @@ def _peppers(client: Local) -> Any:
 
 @contextlib.contextmanager
 def _hash_keys(client: Local) -> Iterator[Any]:
-    """The hash keys, with everything posted that the journals hold."""
+    """The hash keys, beside the ledger that says who waits."""
     from costbearer.app import books, waiting_in
     from costbearer.stores.hash_keys import HashKeys
 
     database = client.control.database
     with books(client.config) as (ledger, bookkeeper, _):
-        bookkeeper.catch_up()
-        yield HashKeys(database, waiting_in(ledger))
+        yield HashKeys(database, waiting_in(ledger, bookkeeper))
 
 
 def _document(pepper: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -74,7 +74,7 @@ class Reader(Protocol):
 
     def execute(self, expression: Any, /) -> pa.Table: ...
 
-    def newest(self, field: str, hashes: Sequence[str], /) -> Mapping[str, str]:
+    def newest(self, field: str, hashes: Collection[str], /) -> Mapping[str, str]:
         """Of hashes of tenants or users, those that are not the newest of their value, and which is."""
 
 
@@ -220,7 +220,7 @@ class Query:
         return found
 
     def followed(self, reader: Reader) -> Query:
-        """The same question with every tenant and user it names under the newest hash, as the rows have them."""
+        """The same question with every tenant and user it names under the newest hash, as the answer will have them."""
         where = dict(self.where)
         for name in HASHED.keys() & where.keys():
             newest = reader.newest(name, where[name])

@@ -285,11 +285,11 @@ class Ledger:
         except KeyError as missing:
             raise StoreFailed(f"the ledger has no entry {missing.args[0]}") from None
 
-    def mend_rollups(self) -> bool:
+    def mend_projections(self) -> bool:
         """Make hourly sums and links anew where they are not the entries' at a glance. Whether that was needed."""
         with self._writing, self.guarded("rolling up"):
             connection = self._ready()
-            if rollups.at_a_glance(connection) and not links.missing(connection):
+            if rollups.at_a_glance(connection) and links.hold(connection):
                 return False
             connection.execute("BEGIN TRANSACTION")
             try:
@@ -534,8 +534,6 @@ def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
 def _create(connection: duckdb.DuckDBPyConnection) -> None:
     for name, columns in _TABLES:
         connection.execute(f"CREATE TABLE {name} ({', '.join(f'{alias(c.name)} {c.engine}' for c in columns)})")
-    for view in links.VIEWS:
-        connection.execute(view)
     connection.execute("CREATE TABLE meta (name VARCHAR, value VARCHAR)")
     connection.execute("INSERT INTO meta VALUES ('fingerprint', ?)", [_FINGERPRINT])
     # Replaying DDL from the log is where DuckDB fails most often; after this the log holds only rows.

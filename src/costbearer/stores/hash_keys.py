@@ -85,19 +85,22 @@ class HashKeys:
             Conflict: two are live already.
         """
         with exclusive(self._lock), self._database.writing() as connection:
-            ring = secrets.keyring(self._directory, create=False)
+            ring, kept = secrets.keyring(self._directory, create=False), _retirements(connection)
             self._check(connection, ring)
-            if len(ring.hash_keys) >= LIVE_MAX:
-                old = min(version for version in ring.hash_keys if version != ring.hash_active)
+            live = {version for version in ring.hash_keys.keys() | kept.keys() if kept.get(version) is None}
+            # A rotation that died between the file and its row is ended, not refused: the key hashes already.
+            begun = len(ring.hash_keys) == LIVE_MAX and ring.hash_active not in kept
+            if len(live) >= LIVE_MAX and not begun:
+                old = min(live)
                 raise Conflict(
                     f"versions {old} and {ring.hash_active} are live, and a call has room for two hashes: retire "
                     f"{old} first (`costbearer secrets retire {old} --hashes`)"
                 )
-            made = secrets.with_hash_key(ring)
-            for version in (ring.hash_active, made.hash_active):
+            made = ring if begun else secrets.with_hash_key(ring)
+            for version in made.hash_keys:
                 _write_down(connection, version, made)
-            before, after = {"active": ring.hash_active}, {"active": made.hash_active}
-            note(connection, actor, "hash_key.rotate", self._clock(), after, before)
+            old = min(made.hash_keys)
+            note(connection, actor, "hash_key.rotate", self._clock(), {"active": made.hash_active}, {"active": old})
             # Last and before the commit: who sees the commit finds the new key in the file.
             secrets.replace_keyring(self._directory, made)
         return HashKey(made.hash_active, True, None, Unlinked())
@@ -109,37 +112,44 @@ class HashKeys:
             NotFound: there is no such version.
             Conflict: it is the active one, it is retired already, or some wait and `anyway` is not said.
         """
-        now = self._clock()
-        waiting = self._waiting(version)
+        self._refuse_unless_old(version)
+        now, waiting = self._clock(), self._waiting(version)
         with exclusive(self._lock), self._database.writing() as connection:
-            ring, retired = secrets.keyring(self._directory, create=False), _retirements(connection)
-            if version not in ring.hash_keys and version not in retired:
-                raise NotFound(f"there is no version {version}; `costbearer secrets list` shows those there are")
-            if version == ring.hash_active:
-                raise Conflict(
-                    f"version {version} is the active one; `costbearer secrets rotate --hashes` makes another"
-                )
-            if retired.get(version) is not None:
-                raise Conflict(f"version {version} is retired already")
+            # Once more, for who did the same meanwhile: the ledger is not asked while the control store is held.
+            ring = self._refuse_unless_old(version)
             if waiting and not anyway:
                 raise Conflict(
                     f"{waiting} were not seen since version {version} was replaced. After it nothing links them: what "
                     "they spent stays under the old hash, what they spend next comes under another. Wait until they "
                     "are seen, or retire it with --anyway"
                 )
-            _write_down(connection, version, ring)
+            if version in ring.hash_keys:
+                _write_down(connection, version, ring)
             connection.execute(update(hash_keys).where(hash_keys.c.version == version).values(retired_at=now))
             after = {"version": version, "tenants": waiting.tenants, "users": waiting.users}
             note(connection, actor, "hash_key.retire", now, after)
+            # Before the commit: who dies in between retires it once more, and it is in no file until then.
             secrets.replace_keyring(self._directory, secrets.without_hash_key(ring, version))
         return HashKey(version, False, now, waiting)
+
+    def _refuse_unless_old(self, version: int) -> Keyring:
+        """Raise unless this version can be retired; gives the keyring."""
+        ring = secrets.keyring(self._directory, create=False)
+        with self._database.reading() as connection:
+            kept = _retirements(connection)
+        if version not in ring.hash_keys and version not in kept:
+            raise NotFound(f"there is no version {version}; `costbearer secrets list` shows those there are")
+        if version == ring.hash_active:
+            raise Conflict(f"version {version} is the active one; `costbearer secrets rotate --hashes` makes another")
+        if kept.get(version) is not None:
+            raise Conflict(f"version {version} is retired already")
+        return ring
 
     def _check(self, connection: Connection, ring: Keyring) -> None:
         """A keyring of old would give a number to a key that another key had."""
         for row in connection.execute(select(hash_keys)).all():
             held = ring.hash_keys.get(row.version)
-            lost = held is None and row.retired_at is None
-            if lost or row.version > ring.hash_active or (held and fingerprint_of(held) != row.fingerprint):
+            if row.version > ring.hash_active or (held and fingerprint_of(held) != row.fingerprint):
                 raise StoreFailed(
                     f"{self._directory / secrets.KEYRING_FILE} does not hold the hash key (version {row.version}) that "
                     "hashed tenants and users; restore it from a backup"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Any
@@ -23,6 +23,7 @@ from costbearer import money
 from costbearer.errors import StoreFailed
 from costbearer.stores import links, rollups
 from costbearer.stores.ledger_schema import CHARGES_ARROW, ENTRIES, ENTRIES_ARROW, MONEY, Column
+from costbearer.stores.linked import followed
 from costbearer.stores.segments import Totals
 from costbearer.usage import COUNTS
 
@@ -44,22 +45,21 @@ class Statements:
     the same again. Two expressions that are alike are one, whoever built them. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[Any, bool], str] = OrderedDict()
+        self._known: OrderedDict[Any, str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, backend: Any, expression: Any, *, linked: bool) -> str | None:
-        """The SQL, `linked` through the links between hashes; None where the expression brings tables of its own, which
-        the engine must be given first."""
+    def of(self, backend: Any, expression: Any) -> str | None:
+        """The SQL; None where the expression brings tables of its own, which the engine must be given first."""
         node = expression.op()
         with self._lock:
-            if (known := self._known.get((node, linked))) is not None:
-                self._known.move_to_end((node, linked))
+            if (known := self._known.get(node)) is not None:
+                self._known.move_to_end(node)
                 return known
         if node.find(operations.InMemoryTable):
             return None
-        made = str(backend.compile(links.followed(expression, _ENTRIES_TABLE) if linked else expression))
+        made = str(backend.compile(expression))
         with self._lock:
-            self._known[node, linked] = made
+            self._known[node] = made
             while len(self._known) > STATEMENTS_MAX:
                 self._known.popitem(last=False)
         return made
@@ -95,36 +95,41 @@ class Reader:
         self.charge_rollups = _ROLLUPS[rollups.CHARGES.name]
 
     def execute(self, expression: Any, /) -> pa.Table:
-        """The rows of an Ibis expression. Tenants and users are shown under their newest hash (`stores.links`).
+        """The rows of an Ibis expression. Tenants and users are shown under their newest hash, and found by any of
+        theirs (`linked`).
 
         Raises:
             StoreFailed: the engine failed, or the file is damaged; the bookkeeper will rebuild it.
         """
-        return self._rows_of(expression, linked=self._linked)
+        return self.as_recorded(followed(expression, self.entries, self._alike) if self._linked else expression)
 
     def as_recorded(self, expression: Any, /) -> pa.Table:
         """The same with tenants and users as the journal has them; what becomes entries again is read with this."""
-        return self._rows_of(expression, linked=False)
+        with self._guarded("a query"):
+            if (statement := self._statements.of(self._backend, expression)) is None:
+                return self._backend.to_pyarrow(expression)
+            table = self._cursor.sql(statement).to_arrow_table()
+            return expression.__pyarrow_result__(table, data_mapper=DuckDBPyArrowData)
 
-    def newest(self, field: str, hashes: Sequence[str]) -> dict[str, str]:
+    def newest(self, field: str, hashes: Collection[str]) -> dict[str, str]:
         """Of hashes of tenants or users, those that are not the newest of their value, and which is."""
         if not self._linked:
             return {}
         rows = self.sql(links.NEWEST, [field, list(hashes)]).to_pylist()
         return {row["before"]: row["now"] for row in rows}
 
+    def _alike(self, field: str, hashes: Collection[str]) -> set[str]:
+        return {row["hash"] for row in self.sql(links.ALIKE, [field, list(hashes)]).to_pylist()} | {*hashes}
+
     def unlinked(self, field: str, version: int) -> int:
         """How many tenants or users are known under this version of the hash key only."""
         (row,) = self.sql(links.unlinked(field), [str(version)]).to_pylist()
-        return sum(row.values())
+        return int(row["found"])
 
-    def _rows_of(self, expression: Any, *, linked: bool) -> pa.Table:
-        with self._guarded("a query"):
-            if (statement := self._statements.of(self._backend, expression, linked=linked)) is None:
-                shown = links.followed(expression, _ENTRIES_TABLE) if linked else expression
-                return self._backend.to_pyarrow(shown)
-            table = self._cursor.sql(statement).to_arrow_table()
-            return expression.__pyarrow_result__(table, data_mapper=DuckDBPyArrowData)
+    def links_difference(self) -> tuple[int, int]:
+        """Links between hashes that are not what the entries state, and how many there are."""
+        (row,) = self.sql(links.DIFFERENCES).to_pylist()
+        return row["wrong"], row["links"]
 
     def sql(self, statement: str, parameters: Sequence[Any] = ()) -> pa.Table:
         """The rows of a statement that is written in this package, values apart."""
