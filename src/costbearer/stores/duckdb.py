@@ -542,11 +542,14 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _check_schema(connection: duckdb.DuckDBPyConnection) -> None:
     tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    if not {"meta", *(name for name, _ in _TABLES)} <= tables:
+    if "meta" not in tables:
         raise _Damaged("it holds no ledger")
     found = connection.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchall()
+    # First: another version may have had other tables.
     if found != [(_FINGERPRINT,)]:
         raise _Damaged("it was written with another schema")
+    if not {name for name, _ in _TABLES} <= tables:
+        raise _Damaged("it holds no ledger")
 
 
 def _refuse_unless_damaged(file: Path, error: Exception) -> None:
