@@ -7,21 +7,24 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from costbearer import money
-from costbearer.app import load_hashers
+from costbearer.app import load_hashers, waiting_in
 from costbearer.attribution import Bearer, Hashers, Said, attribute
+from costbearer.bookkeeper import Bookkeeper
 from costbearer.config import Config, load
-from costbearer.errors import StoreFailed
+from costbearer.errors import Conflict, StoreFailed
 from costbearer.gateway.upstream import HEADER_NAMES_KNOWN_MAX, HeaderNames
-from costbearer.stores.hash_keys import HashKeys, Unlinked
-from tests.harness import ACTOR, FakeWire, gateway, make_config, run
+from costbearer.reports import answer, question
+from costbearer.stores.duckdb import Ledger
+from costbearer.stores.hash_keys import HashKeys
+from tests.harness import ACTOR, FakeWire, Gateway, gateway, make_config, run
 
 ANSWER = {
     "id": "c1",
@@ -457,23 +460,51 @@ def test_malformed_baggage_is_noted_once() -> None:
     assert done.notes == ("baggage_malformed",)
 
 
-def test_a_running_worker_takes_another_hash_key_and_the_end_of_the_old_one(
+def test_a_tenant_stays_one_group_while_a_running_worker_takes_another_hash_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Calls before, while two keys are live and after the old one is retired: one group, found by either hash."""
+
+    async def calls(running: Gateway, count: int) -> tuple[str, str | None]:
+        tagged = [("authorization", f"Bearer {running.key}"), ("x-costbearer-tags", "tenant:acme,user:jane")]
+        for _ in range(count):
+            assert (await running.ask(asked(), headers=tagged)).status == 200
+        entry = running.entries()[-1]
+        return entry.tenant or "", entry.tenant_before
+
+    async def taken(running: Gateway, before: Hashers) -> None:
+        while running.worker.attributor.hashers is before:
+            await asyncio.sleep(0.02)
+
     async def body() -> None:
         async with provider(always(reply())) as made, gateway(config_for(tmp_path, made.url)) as running:
-            keys = HashKeys(running.control.database, lambda _: Unlinked())
+            ledger = Ledger.open(tmp_path / "ledger.duckdb", readers=1)
+            bookkeeper = Bookkeeper(running.directory / "journal", ledger)
+            keys = HashKeys(running.control.database, waiting_in(ledger, bookkeeper))
             monkeypatch.setattr(running.worker, "_load_hashers", lambda: load_hashers(running.directory))
-            tagged = [("authorization", f"Bearer {running.key}"), ("x-costbearer-tags", "tenant:acme")]
-            found: list[tuple[str, str | None]] = []
-            for act in (partial(keys.rotate, ACTOR), partial(keys.retire, 1, ACTOR)):
-                act()
-                await asyncio.sleep(0.9)
-                said = await running.ask(asked(), headers=tagged)
-                assert said.status == 200
-                entry = running.entries()[-1]
-                found.append((entry.tenant or "", entry.tenant_before))
-            assert found[0][0] == found[1][0] and found[0][0].startswith("h2_")
-            assert str(found[0][1]).startswith("h1_") and found[1][1] is None
+            running.worker.attributor.hashers = load_hashers(running.directory)
+            alone = await calls(running, 2)
+            hashers = running.worker.attributor.hashers
+            keys.rotate(ACTOR)
+            with pytest.raises(Conflict, match="1 tenants and 1 users were not seen"):
+                keys.retire(1, ACTOR)
+            await taken(running, hashers)
+            both, hashers = await calls(running, 3), running.worker.attributor.hashers
+            keys.retire(1, ACTOR)
+            await taken(running, hashers)
+            after = await calls(running, 4)
+            assert (both, after) == ((after[0], alone[0]), (after[0], None))
+            assert (alone[0][:3], after[0][:3]) == ("h1_", "h2_")
+            bookkeeper.catch_up()
+            asking = [
+                [("by", "tenant")],
+                *([("by", "tenant"), ("where", f"tenant={each}")] for each in (alone[0], after[0])),
+            ]
+            with ledger.reader() as reader:
+                tables = [answer(question("spend", pairs, now=datetime.now(UTC)), reader) for pairs in asking]
+            ledger.close()
+            assert [[row[:2] for row in table.rows] for table in tables] == [[(after[0], 9)]] * 3
+            (one,) = {entry.cost_usd for entry in running.entries()}
+            assert one and {table.totals["total_usd"] for table in tables} == {one * 9} == {running.total()}
 
     run(body)
