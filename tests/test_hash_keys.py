@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,11 +13,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
-from costbearer.app import hashers
+from costbearer.app import hashers, load_hashers, prepare
 from costbearer.attribution import Attributor, Bearer, Hashers, Said
+from costbearer.cli import root
 from costbearer.errors import Conflict, NotFound, StoreFailed
-from costbearer.ledger import Entry, faults
+from costbearer.journal import JournalWriter
+from costbearer.ledger import HASHED, Entry, faults
 from costbearer.reports import answer, question
 from costbearer.reports.table import Table
 from costbearer.stores import hash_keys as hash_keys_store
@@ -24,9 +29,12 @@ from costbearer.stores.control import Actor, Control
 from costbearer.stores.duckdb import Ledger, Position
 from costbearer.stores.hash_keys import HashKeys, Unlinked
 from costbearer.stores.rows import Posted, entries_from, table_of
+from tests.factories import record
+from tests.pages import admin_token, console, settings
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 ACTOR = Actor("root", "127.0.0.1", "adm_1")
+NOBODY = {"tenants": 0, "users": 0}
 BEARER = Bearer(key_id="key_A", owner="ada", team="search", agent="ranker", workload="rerank")
 
 
@@ -275,3 +283,69 @@ def test_a_keyring_of_old_gives_no_number_twice(control: Control) -> None:
     secrets.replace_keyring(directory, old)
     with pytest.raises(StoreFailed, match=r"version 2.*backup"):
         keys_of(control).rotate(ACTOR)
+
+
+def seen(data: Path) -> None:
+    """A call of one tenant and one user, by a worker that has ended."""
+    made = call(load_hashers(data), 1, "acme", "jane")
+    hashes = {name: getattr(made, name) for pair in HASHED.items() for name in pair}
+    writer = JournalWriter.open(data / "journal")
+    record(writer, started_at=NOW, ended_at=NOW, **hashes)
+    writer.close()
+
+
+def test_by_command(control: Control, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COSTBEARER_URL", "COSTBEARER_TOKEN", "COSTBEARER_CONFIG", "COSTBEARER_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(root, ["secrets", *words, "--data", str(tmp_path)])
+        return done.exit_code, done.stdout + done.stderr
+
+    seen(tmp_path)
+    assert run("rotate", "--hashes")[0] == 0
+    assert re.search(r"(?m)^1 +old +1 +1$", run("list")[1]), run("list")[1]
+    refusals = {"1": "1 tenants and 1 users were not seen", "2": "the active one", "7": "no version 7"}
+    refusals[str(2**63)] = f"no version {2**63}"
+    for version, words in refusals.items():
+        code, said = run("retire", version, "--hashes")
+        assert code == 2 and words in said, said
+    code, said = run("rotate", "--hashes")
+    assert code == 2 and "retire 1 first" in said
+    seen(tmp_path)
+    code, said = run("retire", "1", "--hashes")
+    assert code == 0 and "0 tenants" in said
+    assert run("retire", "1", "--hashes")[0] == 2
+    first, second = json.loads(run("list", "--json")[1])["hash_keys"]
+    assert (first["version"], first["active"], first["waiting"]) == (1, False, NOBODY) and first["retired_at"]
+    assert second == {"version": 2, "active": True, "retired_at": None, "waiting": NOBODY}
+    acts = [(row.action, row.before, row.after) for row in control.audit_rows()]
+    assert acts == [
+        ("hash_key.rotate", {"active": 1}, {"active": 2}),
+        ("hash_key.retire", None, {"version": 1, "tenants": 0, "users": 0}),
+    ]
+
+
+def test_by_api(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    prepare(config)
+    seen(config.data)
+    headers = {"authorization": f"Bearer {admin_token(config)}"}
+    with console(config) as reader:
+
+        def ask(method: str, place: str = "", **body: object) -> tuple[int, Any]:
+            said = reader.request(method, f"/api/v1/hash-keys{place}", headers=headers, json=body or {})
+            assert not any(key.hex() in said.text for key in secrets.keyring(config.data).hash_keys.values())
+            return said.status_code, said.json()
+
+        assert ask("POST") == (201, {"version": 2, "active": True, "retired_at": None, "waiting": NOBODY})
+        listed = reader.get("/api/v1/hash-keys", headers=headers).json()["hash_keys"]
+        assert [each["waiting"] for each in listed] == [{"tenants": 1, "users": 1}, NOBODY]
+        assert ask("POST")[0] == ask("POST", "/1/retire")[0] == ask("POST", "/2/retire")[0] == 409
+        assert ask("POST", "/7/retire")[0] == ask("POST", f"/{2**63}/retire")[0] == 404
+        assert ask("POST", "/1/retire", anyway="yes")[0] == ask("POST", other=1)[0] == 422
+        code, retired = ask("POST", "/1/retire", anyway=True)
+        assert (code, retired["active"], retired["waiting"]) == (200, False, {"tenants": 1, "users": 1})
+        assert ask("POST", "/1/retire", anyway=True)[0] == 409
+    with Control.open(config.control_file, read_only=True) as store:
+        assert [row.action for row in store.audit_rows()] == ["hash_key.rotate", "hash_key.retire"]
