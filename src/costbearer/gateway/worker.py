@@ -397,10 +397,11 @@ class Worker:
                 revision = self._key_revision()
                 moved = revision != self._revision
                 if moved:
+                    # Keys first: a revocation holds whatever becomes of the rest, which is tried again.
                     self.keyring = await self.loop.run_in_executor(None, self._load_keys)
+                    self._bearers.clear()
                     self.attributor.hashers = await self.loop.run_in_executor(None, self._load_hashers)
                     self._revision = revision
-                    self._bearers.clear()
                 self._keys_read = time.monotonic()
             except Exception as error:  # noqa: BLE001
                 # Whatever is wrong with the store, this watch must go on: it is what makes revocations hold.

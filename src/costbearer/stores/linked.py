@@ -84,7 +84,8 @@ class _Following:
         parents: _Parents = {child: self._recorded(child) for child in _relations_of(relation)}
         owed = _owed_by(relation, parents)
         if owed is None:
-            led: _Parents = {child: _Found(_led_on(found), found.owed) for child, found in parents.items()}
+            needed = {child: _needed(relation, found) for child, found in parents.items()}
+            led: _Parents = {child: _Found(_led_on(found), found.owed) for child, found in needed.items()}
             return _Found(self._moved(relation, led), {})
         made = self._moved(relation, parents)
         if owed and isinstance(relation, operations.Aggregate):
@@ -163,6 +164,15 @@ def _owed_by(relation: Any, parents: _Parents) -> Mapping[str, str] | None:
         left, right = parents[relation.left].owed, parents[relation.right].owed
         return left if left == right else None
     return None
+
+
+def _needed(relation: Any, found: _Found) -> _Found:
+    """Without the columns that end here, unread."""
+    if not isinstance(relation, operations.Aggregate | operations.Project):
+        return found
+    read = relation.find(operations.Field, filter=lambda each: each is relation or isinstance(each, operations.Value))
+    names = {each.name for each in read}
+    return found._replace(owed={name: field for name, field in found.owed.items() if name in names})
 
 
 def _passed(values: Mapping[str, Any], parents: _Parents) -> Mapping[str, str] | None:
