@@ -7,7 +7,6 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,11 @@ from typing import Any
 import pytest
 
 from costbearer import money
-from costbearer.app import load_hashers, waiting_in
 from costbearer.attribution import Bearer, Hashers, Said, attribute
-from costbearer.bookkeeper import Bookkeeper
 from costbearer.config import Config, load
-from costbearer.errors import Conflict, StoreFailed
+from costbearer.errors import StoreFailed
 from costbearer.gateway.upstream import HEADER_NAMES_KNOWN_MAX, HeaderNames
-from costbearer.reports import answer, question
-from costbearer.stores.duckdb import Ledger
-from costbearer.stores.hash_keys import HashKeys
-from tests.harness import ACTOR, FakeWire, Gateway, gateway, make_config, run
+from tests.harness import FakeWire, gateway, make_config, run
 
 ANSWER = {
     "id": "c1",
@@ -458,53 +452,3 @@ def test_malformed_baggage_is_noted_once() -> None:
     bearer = Bearer(key_id="k", owner="a", team="b", agent="c", workload="d")
     done = attribute(bearer, Said(baggage=",".join(["x"] * 4000)), Hashers(lambda field, value: f"{field}{value}"))
     assert done.notes == ("baggage_malformed",)
-
-
-def test_a_tenant_stays_one_group_while_a_running_worker_takes_another_hash_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Calls before, while two keys are live and after the old one is retired: one group, found by either hash."""
-
-    async def calls(running: Gateway, count: int) -> tuple[str, str | None]:
-        tagged = [("authorization", f"Bearer {running.key}"), ("x-costbearer-tags", "tenant:acme,user:jane")]
-        for _ in range(count):
-            assert (await running.ask(asked(), headers=tagged)).status == 200
-        entry = running.entries()[-1]
-        return entry.tenant or "", entry.tenant_before
-
-    async def taken(running: Gateway, before: Hashers) -> None:
-        while running.worker.attributor.hashers is before:
-            await asyncio.sleep(0.02)
-
-    async def body() -> None:
-        async with provider(always(reply())) as made, gateway(config_for(tmp_path, made.url)) as running:
-            ledger = Ledger.open(tmp_path / "ledger.duckdb", readers=1)
-            bookkeeper = Bookkeeper(running.directory / "journal", ledger)
-            keys = HashKeys(running.control.database, waiting_in(ledger, bookkeeper))
-            monkeypatch.setattr(running.worker, "_load_hashers", lambda: load_hashers(running.directory))
-            running.worker.attributor.hashers = load_hashers(running.directory)
-            alone = await calls(running, 2)
-            hashers = running.worker.attributor.hashers
-            keys.rotate(ACTOR)
-            with pytest.raises(Conflict, match="1 tenants and 1 users were not seen"):
-                keys.retire(1, ACTOR)
-            await taken(running, hashers)
-            both, hashers = await calls(running, 3), running.worker.attributor.hashers
-            keys.retire(1, ACTOR)
-            await taken(running, hashers)
-            after = await calls(running, 4)
-            assert (both, after) == ((after[0], alone[0]), (after[0], None))
-            assert (alone[0][:3], after[0][:3]) == ("h1_", "h2_")
-            bookkeeper.catch_up()
-            asking = [
-                [("by", "tenant")],
-                *([("by", "tenant"), ("where", f"tenant={each}")] for each in (alone[0], after[0])),
-            ]
-            with ledger.reader() as reader:
-                tables = [answer(question("spend", pairs, now=datetime.now(UTC)), reader) for pairs in asking]
-            ledger.close()
-            assert [[row[:2] for row in table.rows] for table in tables] == [[(after[0], 9)]] * 3
-            (one,) = {entry.cost_usd for entry in running.entries()}
-            assert one and {table.totals["total_usd"] for table in tables} == {one * 9} == {running.total()}
-
-    run(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -15,8 +16,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from costbearer.app import hashers, load_hashers, prepare
+from costbearer.app import hashers, load_hashers, prepare, waiting_in
 from costbearer.attribution import Attributor, Bearer, Hashers, Said
+from costbearer.bookkeeper import Bookkeeper
 from costbearer.cli import root
 from costbearer.errors import Conflict, NotFound, StoreFailed
 from costbearer.journal import JournalWriter
@@ -30,7 +32,9 @@ from costbearer.stores.duckdb import Ledger, Position
 from costbearer.stores.hash_keys import HashKeys, Unlinked
 from costbearer.stores.rows import Posted, entries_from, table_of
 from tests.factories import record
+from tests.harness import Gateway, gateway, run
 from tests.pages import admin_token, console, settings
+from tests.test_gateway_wire import always, asked, config_for, provider, reply
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 ACTOR = Actor("root", "127.0.0.1", "adm_1")
@@ -349,3 +353,53 @@ def test_by_api(tmp_path: Path) -> None:
         assert ask("POST", "/1/retire", anyway=True)[0] == 409
     with Control.open(config.control_file, read_only=True) as store:
         assert [row.action for row in store.audit_rows()] == ["hash_key.rotate", "hash_key.retire"]
+
+
+def test_a_tenant_stays_one_group_while_a_running_worker_takes_another_hash_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls before, while two keys are live and after the old one is retired: one group, found by either hash."""
+
+    async def calls(running: Gateway, count: int) -> tuple[str, str | None]:
+        tagged = [("authorization", f"Bearer {running.key}"), ("x-costbearer-tags", "tenant:acme,user:jane")]
+        for _ in range(count):
+            assert (await running.ask(asked(), headers=tagged)).status == 200
+        entry = running.entries()[-1]
+        return entry.tenant or "", entry.tenant_before
+
+    async def taken(running: Gateway, before: Hashers) -> None:
+        while running.worker.attributor.hashers is before:
+            await asyncio.sleep(0.02)
+
+    async def body() -> None:
+        async with provider(always(reply())) as made, gateway(config_for(tmp_path, made.url)) as running:
+            ledger = Ledger.open(tmp_path / "ledger.duckdb", readers=1)
+            bookkeeper = Bookkeeper(running.directory / "journal", ledger)
+            keys = HashKeys(running.control.database, waiting_in(ledger, bookkeeper))
+            monkeypatch.setattr(running.worker, "_load_hashers", lambda: load_hashers(running.directory))
+            running.worker.attributor.hashers = load_hashers(running.directory)
+            alone = await calls(running, 2)
+            hashers = running.worker.attributor.hashers
+            keys.rotate(ACTOR)
+            with pytest.raises(Conflict, match="1 tenants and 1 users were not seen"):
+                keys.retire(1, ACTOR)
+            await taken(running, hashers)
+            both, hashers = await calls(running, 3), running.worker.attributor.hashers
+            keys.retire(1, ACTOR)
+            await taken(running, hashers)
+            after = await calls(running, 4)
+            assert (both, after) == ((after[0], alone[0]), (after[0], None))
+            assert (alone[0][:3], after[0][:3]) == ("h1_", "h2_")
+            bookkeeper.catch_up()
+            asking = [
+                [("by", "tenant")],
+                *([("by", "tenant"), ("where", f"tenant={each}")] for each in (alone[0], after[0])),
+            ]
+            with ledger.reader() as reader:
+                tables = [answer(question("spend", pairs, now=datetime.now(UTC)), reader) for pairs in asking]
+            ledger.close()
+            assert [[row[:2] for row in table.rows] for table in tables] == [[(after[0], 9)]] * 3
+            (one,) = {entry.cost_usd for entry in running.entries()}
+            assert one and {table.totals["total_usd"] for table in tables} == {one * 9} == {running.total()}
+
+    run(body)
