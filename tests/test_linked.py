@@ -19,6 +19,7 @@ from costbearer.ledger import HASHED, Entry
 from costbearer.reports.beside import Beside
 from costbearer.reports.query import Reader
 from costbearer.reports.table import Table
+from costbearer.stores import ledger_reader
 from costbearer.stores.duckdb import Reader as LedgerReader
 from costbearer.stores.linked import followed
 from tests import randomledger
@@ -217,3 +218,15 @@ def test_a_filter_and_what_reads_no_hash_meet_no_links(rotated: LedgerReader) ->
     assert followed(plain, entries, lambda *_: set()) is plain
     asked = followed(filtered, entries, lambda field, hashes: {*hashes, f"h9_{field}"})
     assert "h9_tenant" in str(ibis.to_sql(asked, dialect="duckdb"))
+
+
+def test_without_a_rotation_no_expression_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched(*_: object) -> None:
+        raise AssertionError("an expression is led through links that do not exist")
+
+    monkeypatch.setattr(ledger_reader, "followed", touched)
+    plain, rotated = twins(1)
+    with reader_of(plain) as reader:
+        assert ask(reader, "spend", [("by", "tenant"), ("where", "user={u1}")], 3).rows
+    with reader_of(rotated) as reader, pytest.raises(AssertionError, match="do not exist"):
+        ask(reader, "spend", [("by", "tenant")], 3)
