@@ -48,7 +48,7 @@ ABOUT_HASHES: list[tuple[str, list[tuple[str, str]]]] = [
     ("coverage", [("where", "tenant={t3}")]),
     ("chargeback", [("where", "user={u1}")]),
 ]
-IN_EVERY_RUN = 5
+IN_EVERY_RUN = 3
 """So many of these are asked in every run of the tests; all of them in the long one."""
 BY_ID = {"session", "trace", "owner"}
 
@@ -165,6 +165,13 @@ EXPRESSIONS: dict[str, Callable[[Any, Known], Any]] = {
 }
 
 
+QUICK = {
+    *("distinct", "counted apart", "sorted by it", "one or another", "both", "missing"),
+    *("first seen", "ranked", "over and under", "met by it", "met by another"),
+}
+"""Those of every run of the tests: one of each way that an expression can take."""
+
+
 def _counted(table: Any, *by: str) -> Any:
     return (table.group_by(*by) if by else table).aggregate(n=lambda rows: rows.count())
 
@@ -180,7 +187,9 @@ def rotated() -> Iterator[LedgerReader]:
         yield reader
 
 
-@pytest.mark.parametrize("name", EXPRESSIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.soak) for name in EXPRESSIONS]
+)
 def test_an_expression_is_that_of_rows_that_were_led_on_first(name: str, rotated: LedgerReader) -> None:
     entries = rotated.entries
     # What is compared with the hash by `!=` is asked for by the newest one: nobody asks for all but one.

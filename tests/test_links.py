@@ -161,7 +161,7 @@ def as_of_old(books: Books) -> None:
         for name in LATER:
             connection.execute(f"ALTER TABLE entries DROP COLUMN {name}")
         connection.execute("DROP TABLE links")
-        connection.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", [f"{OLD}.2"])
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", [f"{OLD}.3"])
 
 
 def test_the_columns_of_old_are_those_of_the_last_version_without_hash_keys() -> None:
