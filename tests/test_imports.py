@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from costbearer.attribution import Hashers
 from costbearer.audit import ownership
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.corrections import never
 from costbearer.imports import Imported, batches, post
 from costbearer.ledger import Entry, Settlement, faults
-from costbearer.reports import spend
+from costbearer.reports import answer, question, spend
 from costbearer.reports.beside import NOTHING
 from costbearer.reports.query import Query
 from costbearer.stores.duckdb import Ledger
@@ -53,7 +54,7 @@ def hashed(field: str, value: str) -> str:
 
 def made(file: Path, **options: Any) -> list[Entry]:
     with evidence(file, **options) as (known, intake):
-        return [entry for batch in batches(known, intake, hashed) for entry in batch]
+        return [entry for batch in batches(known, intake, Hashers(hashed)) for entry in batch]
 
 
 def written(calls: list[Call], tmp_path: Path, name: str = "litellm") -> Path:
@@ -176,6 +177,28 @@ def test_tenants_are_hashed_and_tags_kept(tmp_path: Path) -> None:
     assert entry.tenant == "h1_tenant-4"
     assert entry.tags == {"workflow_id": "rerank", "feature": "answers"}
     assert "acme" not in str(entry)
+
+
+def test_a_tenant_of_imports_is_one_group_whichever_keys_were_live(
+    tmp_path: Path, ledger: Ledger, books: Bookkeeper
+) -> None:
+    """One call imported before a rotation, one while two keys are live, one afterwards."""
+
+    def newer(field: str, value: str) -> str:
+        return "h2" + hashed(field, value)[2:]
+
+    log = written([replace(each, tenant="acme") for each in CALLS[:3]], tmp_path)
+    with evidence(log) as (known, intake):
+        for place, hashers in enumerate((Hashers(hashed), Hashers(newer, hashed), Hashers(newer))):
+            (batch,) = batches(known, intake, hashers)
+            assert batch[place].tenant_before == ("h1_tenant-4" if place == 1 else None)
+            assert post(ledger, books, batch[place : place + 1], never).posted == 1
+    period, whole = [("since", "2020-01"), ("until", "2030-01")], total(ledger)[1]
+    with ledger.reader() as reader:
+        for more in ((), (("where", "tenant=h1_tenant-4"),), (("where", "tenant=h2_tenant-4"),)):
+            table = answer(question("spend", [("by", "tenant"), *more, *period], now=datetime.now(UTC)), reader)
+            assert [row[:2] for row in table.rows] == [("h2_tenant-4", 3)]
+            assert table.totals["total_usd"] == whole
 
 
 def test_what_a_cost_rests_on(tmp_path: Path) -> None:

@@ -409,8 +409,8 @@ class Bookkeeper:
         if readings and not self.ledger.positions():
             self.ledger.hold_readers("the ledger is being rebuilt from the journal; try again in a moment")
             self._load(readings, pool)
-        if self.ledger.mend_rollups():
-            self._notice("the hourly sums of the ledger did not hold and were made anew from its entries")
+        if self.ledger.mend_projections():
+            self._notice("hourly sums or links of the ledger did not hold and were made anew from its entries")
         return readings
 
     def _load(self, readings: dict[str, JournalReading], pool: Executor) -> None:

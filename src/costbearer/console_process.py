@@ -21,6 +21,7 @@ from costbearer.app import (
     prepare,
     shown_host,
     things_beside,
+    waiting_in,
 )
 from costbearer.config import Config
 from costbearer.rounds import Rounds
@@ -184,6 +185,7 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
     from costbearer.console.api_directory import directory_router
     from costbearer.console.api_doctor import doctor_router, full_examination
     from costbearer.console.api_entries import entries_router
+    from costbearer.console.api_hash_keys import hash_keys_router
     from costbearer.console.api_imports import imports_router
     from costbearer.console.api_periods import periods_router
     from costbearer.console.api_prices import prices_router
@@ -194,6 +196,7 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
     from costbearer.imports import post
     from costbearer.restate import restate
     from costbearer.stores.acts import before_posting
+    from costbearer.stores.hash_keys import HashKeys
 
     config, acts = parts.config, parts.control.database
 
@@ -233,6 +236,7 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
         restatement_router(restated),
         audits_router(audits, parts.findings),
         views_router(parts),
+        hash_keys_router(HashKeys(acts, waiting_in(ledger, bookkeeper))),
     ]
 
 

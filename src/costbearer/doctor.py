@@ -451,7 +451,11 @@ def _rollups(reader: Reader) -> Finding:
     wrong, groups = reader.rollups_difference()
     if wrong:
         return Finding("roll-ups", False, f"{wrong} of {groups} hourly sums are not what the entries add up to")
-    return Finding("roll-ups", True, f"{groups} hourly sums equal the entries in every figure")
+    astray, links = reader.links_difference()
+    if astray:
+        return Finding("roll-ups", False, f"{astray} links between hashes are not what the entries state")
+    linked = f", and {links} links between hashes are what they state" if links else ""
+    return Finding("roll-ups", True, f"{groups} hourly sums equal the entries in every figure{linked}")
 
 
 def _reversals(reader: Reader) -> Finding:

@@ -14,7 +14,7 @@ of a closed month, which does not change.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -24,10 +24,11 @@ import msgspec
 import pyarrow as pa
 
 from costbearer import money
+from costbearer.attribution import Hashers
 from costbearer.audit.evidence import Evidence
 from costbearer.audit.intake import Intake
 from costbearer.corrections import Closed
-from costbearer.ledger import PROVIDER_DIFFERENCE, Charge, Entry, Field, faults
+from costbearer.ledger import HASHED, PROVIDER_DIFFERENCE, Charge, Entry, Field, faults
 from costbearer.logformats.registry import GENERIC
 from costbearer.rating import PROVIDER_CARD
 from costbearer.rerate import PARTS_ARROW, rerate
@@ -38,10 +39,7 @@ BATCH = 2_000
 SPAN_ROWS = 50_000
 LOG_CARD = "log"
 """The card of a charge that rests on what a foreign log says and not on a rate card."""
-_HASHED = ("tenant", "user")
 _LABELS = ("owner", "team", "agent", "workload")
-
-Hasher = Callable[[str, str], str]
 
 
 class Reader(Protocol):
@@ -134,11 +132,11 @@ def _known(reader: Reader, batch: Sequence[Entry]) -> set[str]:
 # -- from records to entries
 
 
-def batches(evidence: Evidence, intake: Intake, hasher: Hasher) -> Iterator[list[Entry]]:
+def batches(evidence: Evidence, intake: Intake, hashers: Hashers) -> Iterator[list[Entry]]:
     """Everything that was read, as at most `BATCH` entries each; calls without a time cannot be posted: left out."""
     last = max(source.until for source in intake.sources)
     for begin in range(0, last, SPAN_ROWS):
-        made = list(_entries(evidence, intake, hasher, begin, begin + SPAN_ROWS))
+        made = list(_entries(evidence, intake, hashers, begin, begin + SPAN_ROWS))
         for at in range(0, len(made), BATCH):
             yield made[at : at + BATCH]
 
@@ -147,7 +145,7 @@ _IDS = ("record_id", "response_id", "request_id", "trace_id", "session_id", "par
 _SAID = ("user", "tenant", "workflow", "feature", "env", "workspace", "key_id", "tags")
 
 
-def _entries(evidence: Evidence, intake: Intake, hasher: Hasher, begin: int, end: int) -> Iterator[Entry]:
+def _entries(evidence: Evidence, intake: Intake, hashers: Hashers, begin: int, end: int) -> Iterator[Entry]:
     calls, records = evidence.calls, evidence.records
     wanted = calls.filter((calls.row >= begin) & (calls.row < end) & calls.started_at.notnull())
     more = records.select("row", *(name for name in (*_IDS, *_SAID)))
@@ -159,9 +157,9 @@ def _entries(evidence: Evidence, intake: Intake, hasher: Hasher, begin: int, end
         return
     charges = _charges(evidence, table)
     formats = {source.number: source.format.name for source in intake.sources}
-    hashed: dict[tuple[str, str], str] = {}
+    hashed: dict[tuple[str, str], dict[str, str]] = {}
     for row in table.to_pylist(maps_as_pydicts="lossy"):
-        yield _entry(row, formats[row["file"]], charges.get(row["row"], ()), hasher, hashed)
+        yield _entry(row, formats[row["file"]], charges.get(row["row"], ()), hashers, hashed)
 
 
 def _charges(evidence: Evidence, table: pa.Table) -> dict[int, tuple[Charge, ...]]:
@@ -194,19 +192,19 @@ def _entry(
     row: Mapping[str, Any],
     format_: str,
     charges: tuple[Charge, ...],
-    hasher: Hasher,
-    hashed: dict[tuple[str, str], str],
+    hashers: Hashers,
+    hashed: dict[tuple[str, str], dict[str, str]],
 ) -> Entry:
     name = _identity(row, format_)
     started = _utc(row["started_at"])
     ended = None if row["ended_at"] is None else _utc(row["ended_at"])
-    kept = dict(row)
-    for private in _HASHED:
+    kept: dict[str, Any] = {}
+    for private in HASHED:
         if row[private] is not None:
             key = (private, str(row[private]))
             if key not in hashed:
-                hashed[key] = hasher(*key)
-            kept[private] = hashed[key]
+                hashed[key] = _hashed(*key, hashers)
+            kept |= hashed[key]
     fields = {label: field for label in _LABELS if (field := _label(row, label, format_)) is not None}
     return Entry(
         journal="",
@@ -232,8 +230,6 @@ def _entry(
         feature=row["feature"],
         workflow=row["workflow"],
         customer=None,
-        tenant=kept["tenant"],
-        user=kept["user"],
         env=row["env"],
         attribution=fields,
         tags=_tags(row["tags"]),
@@ -249,8 +245,17 @@ def _entry(
         usage=Usage(**{name: row.get(name) for name in COUNTS}),
         speed=row["speed"],
         variant=row["variant"],
+        **kept,
         **_cost(row, charges),
     )
+
+
+def _hashed(field: str, value: str, hashers: Hashers) -> dict[str, str]:
+    """What is kept of a private value: its hash and, while two keys are live, the one before."""
+    found = {field: hashers.now(field, value)}
+    if hashers.before is not None:
+        found[HASHED[field]] = hashers.before(field, value)
+    return found
 
 
 def _tags(text: str | None) -> dict[str, str]:

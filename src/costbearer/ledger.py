@@ -46,6 +46,10 @@ Provenance = Literal["verified", "asserted", "inferred", "delegated"]
 LABELS: tuple[str, ...] = ("owner", "team", "agent", "workload")
 """The four labels no key exists without."""
 
+HASHED: Mapping[str, str] = {"tenant": "tenant_before", "user": "user_before"}
+"""Fields whose values name a person or a customer's customer, so that only a keyed hash of them is kept, and where the
+entry has the hash under the key before."""
+
 DESCRIPTIONS: tuple[str, ...] = (
     "project",
     "cost_center",
@@ -148,7 +152,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=Fa
     `price_provider`, `speed` and `variant` are what else the price depended on, stated where they are not the
     provider's own name and the ordinary ones; `work` keeps what each model did where that does not follow from the
     usage and the models: with them a call can be rated again. Money is None where it is not known, with
-    `reason_unknown` as a machine code and `bound_usd` as the most it can be.
+    `reason_unknown` as a machine code and `bound_usd` as the most it can be. `tenant_before` and `user_before` are the
+    hashes of the same tenant and user under the key before the active one, stated while both are live: a link.
     """
 
     journal: str
@@ -217,6 +222,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=Fa
     speed: str | None = None
     variant: str | None = None
     work: tuple[Work, ...] = ()
+    tenant_before: str | None = None
+    user_before: str | None = None
 
     @property
     def entry_id(self) -> str:
@@ -285,6 +292,11 @@ def faults(entry: Entry) -> list[str]:
         found.append(f"an entry of kind {entry.kind} takes calls back")
     absurd = list(beyond(entry))
     found += [f"{name} {_ABSURD.get(name, 'is beyond its limit')}" for name in absurd]
+    found += [
+        f"{before} links to no {name}"
+        for name, before in HASHED.items()
+        if getattr(entry, before) is not None and not getattr(entry, name)
+    ]
     # Amounts that are absurd, or times without a zone, cannot be compared.
     if not absurd:
         found += _money_faults(entry)

@@ -35,6 +35,9 @@ class Reader(Protocol):
 
     def execute(self, expression: Any, /) -> pa.Table: ...
 
+    def as_recorded(self, expression: Any, /) -> pa.Table:
+        """As `execute`, with tenants and users under the hashes that the journal has."""
+
 
 class Ledger(Protocol):
     """What is there."""
@@ -101,7 +104,7 @@ def whole(reader: Reader, rows: pa.Table) -> dict[str, list[Entry]]:
     for charge in reader.execute(reader.charges.semi_join(both, ["journal", "sequence"])).to_pylist():
         charges.setdefault((charge["journal"], charge["sequence"]), []).append(charge)
     found: dict[str, list[Entry]] = {entry_id: [] for entry_id in rows["entry_id"].to_pylist()}
-    for row in reader.execute(both).to_pylist(maps_as_pydicts="strict"):
+    for row in reader.as_recorded(both).to_pylist(maps_as_pydicts="strict"):
         entry = entry_from(row, charges.get((row["journal"], row["sequence"]), []))
         found[entry.entry_id if entry.entry_id in found else entry.refers_to or ""].append(entry)
     return found

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from costbearer.errors import DataDirectoryBusy, StoreFailed
 from costbearer.ledger import Entry
-from costbearer.stores import rollups
+from costbearer.stores import links, rollups
 from costbearer.stores.ledger_reader import (
     POSITIONS,
     TOTALS,
@@ -57,10 +57,11 @@ _TABLES = (
     ("entries", ENTRIES),
     ("charges", CHARGES),
     ("positions", POSITIONS),
+    (links.TABLE, links.COLUMNS),
     *((rollup.name, rollup.columns) for rollup in rollups.ROLLUPS),
 )
-_FINGERPRINT = f"{FINGERPRINT}.3"
-"""The number behind the point is the version of `positions`, `rollups` and `meta`."""
+_FINGERPRINT = f"{FINGERPRINT}.4"
+"""The number behind the point is the version of `positions`, `links`, `rollups` and `meta`."""
 
 _SETTINGS: Mapping[str, Any] = {
     "storage_compatibility_version": STORAGE_VERSION,
@@ -181,6 +182,7 @@ class Ledger:
                     _insert(connection, "entries", entries_of(table))
                     _insert(connection, "charges", charges_of(table))
                     self._roll_up(connection, table)
+                    links.append(connection, table)
                 self._move(connection, positions)
                 self._compact(connection)
                 connection.execute("COMMIT")
@@ -258,15 +260,16 @@ class Ledger:
         except KeyError as missing:
             raise StoreFailed(f"the ledger has no entry {missing.args[0]}") from None
 
-    def mend_rollups(self) -> bool:
-        """Make the hourly sums anew where they are not those of the entries at a glance. Whether that was needed."""
+    def mend_projections(self) -> bool:
+        """Make hourly sums and links anew where they are not the entries' at a glance. Whether that was needed."""
         with self._writing, self.guarded("rolling up"):
             connection = self._ready()
-            if rollups.at_a_glance(connection):
+            if rollups.at_a_glance(connection) and links.hold(connection):
                 return False
             connection.execute("BEGIN TRANSACTION")
             try:
                 rollups.again(connection)
+                links.again(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 _roll_back(connection)
@@ -492,6 +495,7 @@ def _load_files(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> 
             for cursor in cursors:
                 cursor.close()
     rollups.again(connection, files)
+    links.again(connection)
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
@@ -518,11 +522,14 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _check_schema(connection: duckdb.DuckDBPyConnection) -> None:
     tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    if not {"meta", *(name for name, _ in _TABLES)} <= tables:
+    if "meta" not in tables:
         raise _Damaged("it holds no ledger")
     found = connection.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchall()
+    # First: another version may have had other tables.
     if found != [(_FINGERPRINT,)]:
         raise _Damaged("it was written with another schema")
+    if not {name for name, _ in _TABLES} <= tables:
+        raise _Damaged("it holds no ledger")
 
 
 def _refuse_unless_damaged(file: Path, error: Exception) -> None:
