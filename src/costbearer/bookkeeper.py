@@ -8,9 +8,10 @@ any failure everything in memory is dropped, and the next pass starts from the d
 
 from __future__ import annotations
 
+import errno
 import gc
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -41,6 +42,13 @@ BACK_OFF_S = 5.0
 
 SEALING_THREADS = 2
 """Threads that compress, write and check the files of segments, which is done outside the interpreter's lock."""
+
+_OF_NO_FILE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR),
+    errno.ENOENT,
+}
+"""Errors that are the whole disk's, the process's or a moment's: the next pass tries again. What is gone shows then."""
 
 _UNREADABLE = "unreadable "
 
@@ -88,6 +96,7 @@ class Bookkeeper:
         self._readings: dict[str, JournalReading] | None = None
         self._done: dict[str, list[Flaw]] = {}
         self._held: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}
         self._notices: list[str] = []
         self._damage: tuple[Flaw, ...] = ()
         self._progress = Progress()
@@ -120,9 +129,7 @@ class Bookkeeper:
             StoreFailed: the ledger failed, or a sealed file does not read back.
         """
         with self._lock, self._from_the_disk_after_a_failure():
-            # Leaving the block waits for what is under way: nobody else may write the same files.
-            with _no_collector(), ThreadPoolExecutor(SEALING_THREADS, "sealing") as pool:
-                posted = self._pass(pool)
+            posted = self._passed()
             self.failure = None
             self._take_stock()
             return posted
@@ -208,8 +215,7 @@ class Bookkeeper:
         except BaseException as error:
             self._forget()
             self.failure = str(error) or type(error).__name__
-            held = tuple(sorted(self._held))
-            self._progress = msgspec.structs.replace(self._progress, failure=self.failure, held=held)
+            self._progress = msgspec.structs.replace(self._progress, failure=self.failure, held=self._held_names())
             if isinstance(error, OSError):
                 raise JournalFailed(f"the journals cannot be read or sealed: {error}") from error
             raise
@@ -256,6 +262,18 @@ class Bookkeeper:
             corrections += self._settling(old, settlement)
         return self._record(table_of(Posted(0, entry) for entry in corrections))
 
+    def _passed(self) -> int:
+        """One pass; begun again without it where a journal turns out to be unreadable."""
+        while True:
+            try:
+                # Leaving the block waits for what is under way: nobody else may write the same files.
+                with _no_collector(), ThreadPoolExecutor(SEALING_THREADS, "sealing") as pool:
+                    return self._pass(pool)
+            except _Unreadable as error:
+                self._unreadable[error.journal] = error.reason
+                self._notice(f"{error.reason}; it is not posted any further before a restart")
+                self._forget()
+
     def _pass(self, pool: Executor) -> int:
         began = self._clock()
         readings = self._open(pool) if self._readings is None or self.ledger.broken else self._readings
@@ -265,8 +283,11 @@ class Bookkeeper:
         self._loaded = 0
         # What a dead writer left is posted and sealed before it is taken over, which reads what is not sealed again.
         for reading in readings.values():
-            if not reading.dead and not reading.own and not live(reading.directory):
+            with _disk_of(reading.id):
+                if reading.dead or reading.own or live(reading.directory):
+                    continue
                 reading.dead = self._taken_over(reading)
+            if reading.dead:
                 posted += self._advance({reading.id: reading}, pool)
         posted += self._settle_due()
         self.ledger.admit_readers()
@@ -274,25 +295,28 @@ class Bookkeeper:
             if reading.done:
                 self._done[name] = reading.flaws
                 del readings[name]
-        if not self._held:
+        if not self._held and not self._unreadable:
             self.complete_to = began
         return posted
 
     def _advance(self, readings: dict[str, JournalReading], pool: Executor) -> int:
         """Post what these journals hold by now, then seal what is due."""
-        for reading in readings.values():
-            reading.look()
+        for name, reading in readings.items():
+            with _disk_of(name):
+                reading.look()
         posted = self._post(readings, pool)
         for name, reading in readings.items():
             if name not in self._held:
-                reading.seal_due(pool)
+                with _disk_of(name):
+                    reading.seal_due(pool)
         return posted
 
     def _take_stock(self) -> None:
         readings = self._readings or {}
         began = [started for reading in readings.values() for started in reading.open_intents.values()]
         done = [flaw for name in sorted(self._done) for flaw in self._done[name]]
-        self._damage = (*done, *(flaw for name in sorted(readings) for flaw in readings[name].flaws))
+        held = [Flaw(name, 0, 0, 0, "held", reason) for name, reason in sorted((self._held | self._unreadable).items())]
+        self._damage = (*done, *(flaw for name in sorted(readings) for flaw in readings[name].flaws), *held)
         self._progress = Progress(
             complete_to=self.complete_to,
             entries=sum(position.entries for position in self.ledger.positions().values()),
@@ -301,13 +325,23 @@ class Bookkeeper:
             open_calls=len(began),
             oldest_open=min(began, default=None),
             damage=len(self._damage),
-            held=tuple(sorted(self._held)),
+            held=self._held_names(),
         )
 
+    def _held_names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._held.keys() | self._unreadable.keys()))
+
     def _find_new(self, readings: dict[str, JournalReading]) -> None:
+        readings.update(self._opened(readings.keys() | self._done.keys()))
+
+    def _opened(self, known: Set[str] = frozenset()) -> dict[str, JournalReading]:
+        """The journals there are and can be read, but those that are known."""
+        found = {}
         for directory in journals(self.journal_dir):
-            if directory.name not in readings and directory.name not in self._done:
-                readings[directory.name] = JournalReading.open(directory)
+            if directory.name not in known and directory.name not in self._unreadable:
+                with _disk_of(directory.name):
+                    found[directory.name] = JournalReading.open(directory)
+        return found
 
     def _taken_over(self, reading: JournalReading) -> bool:
         taken = take_over(reading.directory, now=self._clock())
@@ -325,7 +359,7 @@ class Bookkeeper:
             for reading in readings.values():
                 if reading.id in self._held:
                     continue
-                for table in reading.moves(pool):
+                for table in _moves(reading, pool):
                     tables.append(table)
                     moved[reading.id] = reading
                     if sum(table.num_rows for table in tables) >= self._batch_entries:
@@ -340,7 +374,8 @@ class Bookkeeper:
         """Everything that one transaction posts, durable in the journals."""
         for reading in moved.values():
             try:
-                reading.sync()
+                with _disk_of(reading.id):
+                    reading.sync()
             except JournalFailed as error:
                 # A second fdatasync would succeed without having written anything: nothing of it is posted any more.
                 self._held[reading.id] = error.message
@@ -363,11 +398,11 @@ class Bookkeeper:
         if self.ledger.broken:
             self.ledger.reopen()
         clear_unborn(self.journal_dir)
-        readings = {directory.name: JournalReading.open(directory) for directory in journals(self.journal_dir)}
+        readings = self._opened()
         difference = self._difference(readings, pool)
         if difference:
             self.ledger.set_aside(difference)
-            readings = {directory.name: JournalReading.open(directory) for directory in journals(self.journal_dir)}
+            readings = self._opened()
         if readings and not self.ledger.positions():
             self.ledger.hold_readers("the ledger is being rebuilt from the journal; try again in a moment")
             self._load(readings, pool)
@@ -382,7 +417,8 @@ class Bookkeeper:
         for reading in readings.values():
             seals = reading.intact(pool)
             if seals:
-                reading.replay(Place(seals[-1].segment + 1, 0), pool)
+                with _disk_of(reading.id):
+                    reading.replay(Place(seals[-1].segment + 1, 0), pool)
                 files += [parquet_file(reading.directory, seal.segment) for seal in seals if seal.entries]
                 positions.append(_position(reading))
         if not files:
@@ -404,11 +440,12 @@ class Bookkeeper:
             totals = self.ledger.totals_by_journal()
             marks = self.ledger.marks()
         except StoreFailed as error:
+            self.ledger.refuse_unless_damaged(error)
             return error.message
         positions = self.ledger.positions()
         for name in sorted(positions.keys() | totals.keys()):
             held = totals.get(name, Totals())
-            if name not in readings:
+            if name not in readings and name not in self._unreadable:
                 return f"journal {name} is gone, of which it holds {held}"
             position = positions.get(name)
             if position is None:
@@ -417,9 +454,14 @@ class Bookkeeper:
                 return (
                     f"journal {name}: it holds {held}, and says {position.entries} entries of {position.cost_usd} USD"
                 )
+            if name in self._unreadable:
+                continue
             reading = readings[name]
             try:
-                expected = reading.replay(Place(position.segment, position.offset), pool, _lost_segments(marks, name))
+                with _disk_of(name):
+                    expected = reading.replay(
+                        Place(position.segment, position.offset), pool, _lost_segments(marks, name)
+                    )
             except StoreFailed as error:
                 return error.message
             if held != expected:
@@ -445,6 +487,37 @@ class Bookkeeper:
     def _notice(self, text: str) -> None:
         if text not in self._notices:
             self._notices.append(text)
+
+
+class _Unreadable(Exception):
+    """The disk fails at the files of one journal."""
+
+    def __init__(self, journal: str, reason: str) -> None:
+        super().__init__(reason)
+        self.journal = journal
+        self.reason = reason
+
+
+@contextmanager
+def _disk_of(journal: str) -> Iterator[None]:
+    """What the disk fails at inside is a file of this journal, and the fault of no other."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OF_NO_FILE:
+            raise
+        reason = f"journal {journal} cannot be read or sealed: {error.strerror or error}"
+        raise _Unreadable(journal, reason) from error
+
+
+def _moves(reading: JournalReading, pool: Executor) -> Iterator[pa.Table]:
+    moves = reading.moves(pool)
+    while True:
+        with _disk_of(reading.id):
+            table = next(moves, None)
+        if table is None:
+            return
+        yield table
 
 
 @contextmanager
