@@ -47,7 +47,7 @@ def entries_of(bookkeeper: Bookkeeper) -> dict[str, int]:
     return {name: totals.entries for name, totals in bookkeeper.ledger.totals_by_journal().items()}
 
 
-@pytest.mark.parametrize("dead", [True, False], ids=["of a dead writer", "of a living one"])
+@pytest.mark.parametrize("dead", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_a_file_that_cannot_be_read_stops_its_own_journal_only(
     books: Books, monkeypatch: pytest.MonkeyPatch, dead: bool
 ) -> None:
