@@ -213,6 +213,11 @@ def test_a_seal_that_was_changed_breaks_the_chain(books: Books) -> None:
     document = json.loads(seal_file(directory, 1).read_bytes())
     document["cost_usd"] = "0.000000000001"
     seal_file(directory, 1).write_text(json.dumps(document))
+    seals, flaws = read_seals(directory)
+    assert [seal.segment for seal, _ in seals] == [2]
+    assert [flaw.kind for flaw in flaws] == ["seal"] and "has changed" in flaws[0].detail
+    del document["seal_sha256"]
+    seal_file(directory, 1).write_text(json.dumps(document))
     _, flaws = read_seals(directory)
     assert [flaw.kind for flaw in flaws] == ["seal"] and "does not follow" in flaws[0].detail
 
@@ -293,7 +298,8 @@ def test_a_parquet_file_of_another_schema_is_not_used(books: Books) -> None:
     pq.write_table(other, parquet_file(directory, 1))
     changed = Path(parquet_file(directory, 1)).read_bytes()
     document = json.loads(seal_file(directory, 1).read_bytes()) | {
-        "parquet_sha256": hashlib.sha256(changed).hexdigest()
+        "parquet_sha256": hashlib.sha256(changed).hexdigest(),
+        "seal_sha256": "",
     }
     seal_file(directory, 1).write_text(json.dumps(document))
     assert load_parquet(directory, read_seals(directory)[0][0][0]) is None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ from costbearer.journal import journals, live, take_over
 from costbearer.ledger import Entry, Settlement
 from costbearer.recovery import clear_unborn
 from costbearer.stores.awaited import Awaited, Due
+from costbearer.stores.disk_faults import JournalUnreadable, disk_of, moves_of
 from costbearer.stores.duckdb import Ledger, Position
 from costbearer.stores.ledger_schema import SEALED_ARROW
 from costbearer.stores.own_journal import OwnJournal
@@ -94,6 +95,7 @@ class Bookkeeper:
         self._readings: dict[str, JournalReading] | None = None
         self._done: dict[str, list[Flaw]] = {}
         self._held: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}
         self._notices: list[str] = []
         self._damage: tuple[Flaw, ...] = ()
         self._progress = Progress()
@@ -134,9 +136,7 @@ class Bookkeeper:
             StoreFailed: the ledger failed, or a sealed file does not read back.
         """
         with self._lock, self._from_the_disk_after_a_failure():
-            # Leaving the block waits for what is under way: nobody else may write the same files.
-            with _no_collector(), ThreadPoolExecutor(SEALING_THREADS, "sealing") as pool:
-                posted = self._pass(pool)
+            posted = self._passed()
             self.failure = None
             self._take_stock()
             return posted
@@ -247,8 +247,7 @@ class Bookkeeper:
         except BaseException as error:
             self._forget()
             self.failure = str(error) or type(error).__name__
-            held = tuple(sorted(self._held))
-            self._progress = msgspec.structs.replace(self._progress, failure=self.failure, held=held)
+            self._progress = msgspec.structs.replace(self._progress, failure=self.failure, held=self._held_names())
             if isinstance(error, CostbearerError):
                 self._notice(error.message)
             if isinstance(error, OSError):
@@ -294,6 +293,18 @@ class Bookkeeper:
             return 0
         return self._record(table_of(Posted(0, entry) for entry in self._settling(due)))
 
+    def _passed(self) -> int:
+        """One pass; begun again without it where a journal turns out to be unreadable."""
+        while True:
+            try:
+                # Leaving the block waits for what is under way: nobody else may write the same files.
+                with _no_collector(), ThreadPoolExecutor(SEALING_THREADS, "sealing") as pool:
+                    return self._pass(pool)
+            except JournalUnreadable as error:
+                self._unreadable[error.journal] = error.reason
+                self._notice(f"{error.reason}; it is not posted any further before a restart")
+                self._forget()
+
     def _pass(self, pool: Executor) -> int:
         began = self._clock()
         readings = self._open(pool) if self._readings is None or self.ledger.broken else self._readings
@@ -303,8 +314,11 @@ class Bookkeeper:
         self._loaded = 0
         # What a dead writer left is posted and sealed before it is taken over, which reads what is not sealed again.
         for reading in readings.values():
-            if not reading.dead and not reading.own and not live(reading.directory):
+            with disk_of(reading.id):
+                if reading.dead or reading.own or live(reading.directory):
+                    continue
                 reading.dead = self._taken_over(reading)
+            if reading.dead:
                 posted += self._advance({reading.id: reading}, pool)
         posted += self._settle_due()
         self.ledger.admit_readers()
@@ -312,25 +326,28 @@ class Bookkeeper:
             if reading.done:
                 self._done[name] = reading.flaws
                 del readings[name]
-        if not self._held:
+        if not self._held and not self._unreadable:
             self.complete_to = began
         return posted
 
     def _advance(self, readings: dict[str, JournalReading], pool: Executor) -> int:
         """Post what these journals hold by now, then seal what is due."""
-        for reading in readings.values():
-            reading.look()
+        for name, reading in readings.items():
+            with disk_of(name):
+                reading.look()
         posted = self._post(readings, pool)
         for name, reading in readings.items():
             if name not in self._held:
-                reading.seal_due(pool)
+                with disk_of(name):
+                    reading.seal_due(pool)
         return posted
 
     def _take_stock(self) -> None:
         readings = self._readings or {}
         began = [started for reading in readings.values() for started in reading.open_intents.values()]
         done = [flaw for name in sorted(self._done) for flaw in self._done[name]]
-        self._damage = (*done, *(flaw for name in sorted(readings) for flaw in readings[name].flaws))
+        held = [Flaw(name, 0, 0, 0, "held", reason) for name, reason in sorted((self._held | self._unreadable).items())]
+        self._damage = (*done, *(flaw for name in sorted(readings) for flaw in readings[name].flaws), *held)
         self._progress = Progress(
             complete_to=self.complete_to,
             entries=sum(position.entries for position in self.ledger.positions().values()),
@@ -339,13 +356,23 @@ class Bookkeeper:
             open_calls=len(began),
             oldest_open=min(began, default=None),
             damage=len(self._damage),
-            held=tuple(sorted(self._held)),
+            held=self._held_names(),
         )
 
+    def _held_names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._held.keys() | self._unreadable.keys()))
+
     def _find_new(self, readings: dict[str, JournalReading]) -> None:
+        readings.update(self._opened(readings.keys() | self._done.keys()))
+
+    def _opened(self, known: Set[str] = frozenset()) -> dict[str, JournalReading]:
+        """The journals there are and can be read, but those that are known."""
+        found = {}
         for directory in journals(self.journal_dir):
-            if directory.name not in readings and directory.name not in self._done:
-                readings[directory.name] = JournalReading.open(directory)
+            if directory.name not in known and directory.name not in self._unreadable:
+                with disk_of(directory.name):
+                    found[directory.name] = JournalReading.open(directory)
+        return found
 
     def _taken_over(self, reading: JournalReading) -> bool:
         taken = take_over(reading.directory, now=self._clock())
@@ -363,7 +390,7 @@ class Bookkeeper:
             for reading in readings.values():
                 if reading.id in self._held:
                     continue
-                for table in reading.moves(pool):
+                for table in moves_of(reading, pool):
                     tables.append(table)
                     moved[reading.id] = reading
                     if sum(table.num_rows for table in tables) >= self._batch_entries:
@@ -378,7 +405,8 @@ class Bookkeeper:
         """Everything that one transaction posts, durable in the journals."""
         for reading in moved.values():
             try:
-                reading.sync()
+                with disk_of(reading.id):
+                    reading.sync()
             except JournalFailed as error:
                 # A second fdatasync would succeed without having written anything: nothing of it is posted any more.
                 self._held[reading.id] = error.message
@@ -401,11 +429,11 @@ class Bookkeeper:
         if self.ledger.broken:
             self.ledger.reopen()
         clear_unborn(self.journal_dir)
-        readings = {directory.name: JournalReading.open(directory) for directory in journals(self.journal_dir)}
+        readings = self._opened()
         difference = self._difference(readings, pool)
         if difference:
             self.ledger.set_aside(difference)
-            readings = {directory.name: JournalReading.open(directory) for directory in journals(self.journal_dir)}
+            readings = self._opened()
         if readings and not self.ledger.positions():
             self.ledger.hold_readers("the ledger is being rebuilt from the journal; try again in a moment")
             self._load(readings, pool)
@@ -420,7 +448,8 @@ class Bookkeeper:
         for reading in readings.values():
             seals = reading.intact(pool)
             if seals:
-                reading.replay(Place(seals[-1].segment + 1, 0), pool)
+                with disk_of(reading.id):
+                    reading.replay(Place(seals[-1].segment + 1, 0), pool)
                 files += [parquet_file(reading.directory, seal.segment) for seal in seals if seal.entries]
                 positions.append(_position(reading))
         if not files:
@@ -442,11 +471,12 @@ class Bookkeeper:
             totals = self.ledger.totals_by_journal()
             marks = self.ledger.marks()
         except StoreFailed as error:
+            self.ledger.refuse_unless_damaged(error)
             return error.message
         positions = self.ledger.positions()
         for name in sorted(positions.keys() | totals.keys()):
             held = totals.get(name, Totals())
-            if name not in readings:
+            if name not in readings and name not in self._unreadable:
                 return f"journal {name} is gone, of which it holds {held}"
             position = positions.get(name)
             if position is None:
@@ -455,9 +485,17 @@ class Bookkeeper:
                 return (
                     f"journal {name}: it holds {held}, and says {position.entries} entries of {position.cost_usd} USD"
                 )
+            if name in self._unreadable:
+                continue
             reading = readings[name]
             try:
-                expected = reading.replay(Place(position.segment, position.offset), pool, _lost_segments(marks, name))
+                with disk_of(name):
+                    expected = reading.replay(
+                        Place(position.segment, position.offset), pool, _lost_segments(marks, name)
+                    )
+                    if held != expected:
+                        # A seal may say something else than its rows.
+                        expected = reading.reckoned()
             except StoreFailed as error:
                 return error.message
             if held != expected:

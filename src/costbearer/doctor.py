@@ -29,7 +29,8 @@ from costbearer.stores.duckdb import Position, Reader
 from costbearer.stores.own_journal import is_own
 from costbearer.stores.reading import REASON_OUTCOME_UNREADABLE
 from costbearer.stores.rows import Posted, table_of
-from costbearer.stores.segments import Totals, charges_of, entries_of, holds, load_parquet, read_seals, totals_of
+from costbearer.stores.sealed import SealedPart
+from costbearer.stores.segments import Totals, charges_of, entries_of, holds, read_seals, totals_of
 from costbearer.stores.soundness import faults_of
 from costbearer.usage import REQUEST, leaves
 
@@ -230,16 +231,17 @@ class _Audit:
         """The books' own journal has no frames, and segments of any size: they are judged as tables."""
         totals: dict[int, Totals] = {}
         posted = position.segment if position is not None else 0
-        for seal, _ in read_seals(directory)[0]:
-            if seal.segment >= posted:
+        part = SealedPart(directory, *read_seals(directory))
+        for sealed in part.segments:
+            if sealed.number >= posted:
                 continue
-            table = load_parquet(directory, seal)
+            table = part.rows(sealed)
             if table is None:
-                self.damage.add(f"journal {seal.journal}, segment {seal.segment}: it cannot be read")
+                self.damage.add(f"journal {directory.name}, segment {sealed.number}: it cannot be read")
                 continue
-            totals[seal.segment] = totals_of(table)
+            totals[sealed.number] = totals_of(table)
             for start in range(0, table.num_rows, ROWS_AT_ONCE):
-                self._judge(seal.journal, table.slice(start, ROWS_AT_ONCE))
+                self._judge(directory.name, table.slice(start, ROWS_AT_ONCE))
         self._check_seals(directory, totals, max(totals, default=0))
 
     def _judge(self, journal: str, table: pa.Table) -> None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,17 @@ import pyarrow.compute as pc
 from costbearer.errors import DataDirectoryBusy, StoreFailed
 from costbearer.ledger import Entry
 from costbearer.stores import links, rollups
+from costbearer.stores.ledger_file import (
+    TABLES,
+    Damaged,
+    check_schema,
+    create,
+    files_of,
+    first_line,
+    put_away,
+    refuse_unless_damaged,
+    remove,
+)
 from costbearer.stores.ledger_reader import (
     POSITIONS,
     TOTALS,
@@ -35,7 +46,7 @@ from costbearer.stores.ledger_reader import (
     quoted,
     totals_of_rows,
 )
-from costbearer.stores.ledger_schema import CHARGE_COLUMNS, CHARGES, ENTRIES, FINGERPRINT
+from costbearer.stores.ledger_schema import CHARGE_COLUMNS, ENTRIES
 from costbearer.stores.lockdown import lock
 from costbearer.stores.registered import registered
 from costbearer.stores.rows import Posted, entry_from, table_of
@@ -52,16 +63,6 @@ STORAGE_VERSION: Final = "v1.5.0"
 CHECKPOINT_THRESHOLD = "128MB"
 """Eight times the default: checkpoints at 16 MB took more than half of the time of posting (measured: 39 against 20
 microseconds an entry in batches of 3,000)."""
-
-_TABLES = (
-    ("entries", ENTRIES),
-    ("charges", CHARGES),
-    ("positions", POSITIONS),
-    (links.TABLE, links.COLUMNS),
-    *((rollup.name, rollup.columns) for rollup in rollups.ROLLUPS),
-)
-_FINGERPRINT = f"{FINGERPRINT}.4"
-"""The number behind the point is the version of `positions`, `links`, `rollups` and `meta`."""
 
 _SETTINGS: Mapping[str, Any] = {
     "storage_compatibility_version": STORAGE_VERSION,
@@ -314,8 +315,14 @@ class Ledger:
             StoreFailed: a block is damaged.
         """
         with self._writing, self.guarded("reading every block"):
-            for table in (*(name for name, _ in _TABLES), "meta"):
+            for table in (*(name for name, _ in TABLES), "meta"):
                 self._ready().execute(f"SELECT bit_xor(hash(t)) FROM {table} t").fetchall()  # noqa: S608
+
+    def refuse_unless_damaged(self, error: StoreFailed) -> None:
+        """Raise the error where the file is not to blame for it: memory, space, or an engine that is not there."""
+        if not isinstance(error.__cause__, duckdb.Error):
+            raise error
+        refuse_unless_damaged(self.file, error.__cause__)
 
     def hold_readers(self, reason: str) -> None:
         """Refuse new readers, with this reason, until `admit_readers`: what they would see is incomplete."""
@@ -346,7 +353,7 @@ class Ledger:
         except duckdb.Error as error:
             if isinstance(error, _BROKEN):
                 self.broken = f"{what} failed ({type(error).__name__})"
-            raise StoreFailed(f"the ledger failed at {what}: {_first_line(error)}") from error
+            raise StoreFailed(f"the ledger failed at {what}: {first_line(error)}") from error
 
     def _ready(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
@@ -354,29 +361,40 @@ class Ledger:
         return self._connection
 
     def _start(self, files: Sequence[str] = ()) -> None:
-        stale = [path for path in self._files() if path != self.file] if not self.file.exists() else []
-        if stale:
+        if not self.file.exists() and files_of(self.file):
             self._put_away("its main file is missing")
         try:
-            self._connect(files)
-        except (_Damaged, duckdb.Error) as error:
-            self._stop(write=False)
-            _refuse_unless_damaged(self.file, error)
-            self._put_away(str(error) if isinstance(error, _Damaged) else _first_line(error))
+            self._begin(files)
+        except (Damaged, duckdb.Error) as error:
             try:
-                self._connect()
-            except duckdb.Error as again:
-                self._stop(write=False)
-                raise StoreFailed(f"{self.file} cannot be made: {_first_line(again)}") from again
+                refuse_unless_damaged(self.file, error)
+                self._put_away(str(error) if isinstance(error, Damaged) else first_line(error))
+                self._begin()
+            except (StoreFailed, DataDirectoryBusy, OSError, duckdb.Error) as again:
+                self.broken = f"{self.file} cannot be opened: {first_line(again)}"
+                if isinstance(again, duckdb.Error):
+                    raise StoreFailed(f"{self.file} cannot be made: {first_line(again)}") from again
+                raise
         self.broken = None
+
+    def _begin(self, files: Sequence[str] = ()) -> None:
+        """Connect, or leave everything as it was: what was begun and holds nothing is in the way of the next try."""
+        new = not self.file.exists()
+        try:
+            self._connect(files)
+        except (Damaged, duckdb.Error):
+            self._stop(write=False)
+            if new:
+                remove(self.file)
+            raise
 
     def _connect(self, files: Sequence[str] = ()) -> None:
         new = not self.file.exists()
         connection = self._connection = duckdb.connect(str(self.file), config=dict(self._settings))
         if new:
-            _create(connection)
+            create(connection)
         else:
-            _check_schema(connection)
+            check_schema(connection)
         connection.execute("SET TimeZone = 'UTC'")
         if files:
             _load_files(connection, files)
@@ -417,25 +435,17 @@ class Ledger:
                 connection.execute("CHECKPOINT")
             connection.close()
         except duckdb.Error as error:
-            self.notices.append(f"{self.file.name} did not close: {_first_line(error)}")
-
-    def _files(self) -> list[Path]:
-        """The file and what the engine keeps beside it (`.wal` and its relatives)."""
-        beside = sorted(self.file.parent.glob(self.file.name + ".wal*"))
-        return [path for path in (self.file, *beside) if path.exists()]
+            self._notice(f"{self.file.name} did not close: {first_line(error)}")
 
     def _put_away(self, reason: str) -> Path:
-        stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        away = self.file.with_name(f"{self.file.name}.damaged-{stamp}")
-        number = 1
-        while list(away.parent.glob(away.name + "*")):
-            number += 1
-            away = self.file.with_name(f"{self.file.name}.damaged-{stamp}-{number}")
-        for path in self._files():
-            path.rename(away.with_name(away.name + path.name.removeprefix(self.file.name)))
+        away = put_away(self.file)
         self._positions = {}
-        self.notices.append(f"the ledger was set aside as {away.name}: {reason}; it is rebuilt from the journal")
+        self._notice(f"the ledger was set aside as {away.name}: {reason}; it is rebuilt from the journal")
         return away
+
+    def _notice(self, text: str) -> None:
+        if text not in self.notices:
+            self.notices.append(text)
 
     def _refuse_doubles(self, connection: duckdb.DuckDBPyConnection, table: pa.Table) -> None:
         """Rows closed by frames up to the last posted one may be posted before: a late frame is not, a repeat is."""
@@ -465,10 +475,6 @@ class Ledger:
                 connection.execute("INSERT INTO positions VALUES (?, ?, ?, ?, ?, ?)", [position.journal, *values])
 
 
-class _Damaged(Exception):
-    """The file opens but is not a ledger of this schema."""
-
-
 def _load_files(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
     """Both tables at once, each on a connection of its own: neither keeps two processors busy alone."""
     names = ", ".join(quoted(column.name) for column in ENTRIES)
@@ -490,7 +496,7 @@ def _load_files(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> 
             for future in started:
                 future.result()
         except duckdb.Error as error:
-            raise StoreFailed(f"sealed files cannot be loaded: {_first_line(error)}") from error
+            raise StoreFailed(f"sealed files cannot be loaded: {first_line(error)}") from error
         finally:
             for cursor in cursors:
                 cursor.close()
@@ -509,41 +515,3 @@ def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
     except duckdb.Error:
         # The engine has ended the transaction itself; whether it is broken was decided by the error under way.
         return
-
-
-def _create(connection: duckdb.DuckDBPyConnection) -> None:
-    for name, columns in _TABLES:
-        connection.execute(f"CREATE TABLE {name} ({', '.join(f'{alias(c.name)} {c.engine}' for c in columns)})")
-    connection.execute("CREATE TABLE meta (name VARCHAR, value VARCHAR)")
-    connection.execute("INSERT INTO meta VALUES ('fingerprint', ?)", [_FINGERPRINT])
-    # Replaying DDL from the log is where DuckDB fails most often; after this the log holds only rows.
-    connection.execute("CHECKPOINT")
-
-
-def _check_schema(connection: duckdb.DuckDBPyConnection) -> None:
-    tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    if "meta" not in tables:
-        raise _Damaged("it holds no ledger")
-    found = connection.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchall()
-    # First: another version may have had other tables.
-    if found != [(_FINGERPRINT,)]:
-        raise _Damaged("it was written with another schema")
-    if not {name for name, _ in _TABLES} <= tables:
-        raise _Damaged("it holds no ledger")
-
-
-def _refuse_unless_damaged(file: Path, error: Exception) -> None:
-    """Raise where the file is not to blame: what is not damaged must never be set aside."""
-    text = str(error)
-    if "Could not set lock" in text or "configuration has been locked" in text or "different configuration" in text:
-        raise DataDirectoryBusy(f"{file} is in use; stop the server, or go through its API") from error
-    if (
-        isinstance(error, (duckdb.OutOfMemoryException, duckdb.InvalidInputException))
-        or "No space left" in text
-        or "Permission denied" in text
-    ):
-        raise StoreFailed(f"{file} cannot be opened: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:200]

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +25,13 @@ from costbearer.errors import JournalFailed, StoreFailed
 from costbearer.frames import FrameAt, Intent, OutcomeHead, heads, read_frames, rows
 from costbearer.journal import all_segments, raw_bytes, segment_file
 from costbearer.journal_files import cut_files, seal_file, sync_directory
-from costbearer.ledger import BEYOND_LIMITS, Entry
-from costbearer.stores.bounds import Beyond, within_limits
+from costbearer.ledger import Entry
+from costbearer.stores.bounds import within_limits
 from costbearer.stores.ledger_schema import FINGERPRINT, SEALED_ARROW
 from costbearer.stores.own_journal import is_own
-from costbearer.stores.projection import Projection, Ranges
+from costbearer.stores.projection import Projection
 from costbearer.stores.rows import Posted, Rows, table_of
+from costbearer.stores.sealed import Sealed, SealedPart, State, beyond_limits
 from costbearer.stores.segments import (
     TEMPORARY,
     Flaw,
@@ -38,8 +40,6 @@ from costbearer.stores.segments import (
     check_files,
     drop_raw,
     holds,
-    intact_parquet,
-    load_parquet,
     read_seals,
     totals_of,
     write_compressed,
@@ -61,20 +61,6 @@ class Place(NamedTuple):
     offset: int
 
 
-class _State(NamedTuple):
-    """How reading goes on at the start of a segment."""
-
-    next_sequence: int
-    open: dict[int, datetime]
-    lost: Ranges
-    found: tuple[int, ...]
-
-    def projection(self, journal: str) -> Projection:
-        projection = Projection(journal, next_sequence=self.next_sequence, lost=self.lost, found=self.found)
-        projection.open.update(self.open)
-        return projection
-
-
 class _Part(NamedTuple):
     """A segment that was read to its end and is not sealed.
 
@@ -88,17 +74,8 @@ class _Part(NamedTuple):
     raw_bytes: int
     raw_sha256: str
     parquet_sha256: Future[str]
-    after: _State
+    after: State
     flaws: tuple[Flaw, ...]
-
-
-class _Sealed(NamedTuple):
-    """A sealed segment. `seal` is None where it cannot be read though later ones can: the raw frames give its rows."""
-
-    number: int
-    seal: Seal | None
-    before: _State
-    totals: Totals
 
 
 class JournalReading:
@@ -121,7 +98,9 @@ class JournalReading:
         self.dead = False
         self.own = is_own(directory)
         self.unreadable: set[int] = set()
-        self._sealed: list[_Sealed] = []
+        self._sealed = SealedPart(directory, [], [])
+        self._passed: list[Sealed] = []
+        self._partly = Totals()
         self._flaws: list[Flaw] = []
         self._parts: deque[_Part] = deque()
         self._numbers: list[int] = []
@@ -129,7 +108,7 @@ class JournalReading:
         self._previous_seal: str | None = None
         self._previous_raw: str | None = None
         self._projection = Projection(self.id)
-        self._begin(1, _State(1, {}, (), ()))
+        self._begin(1, State(1, {}, (), ()))
 
     @classmethod
     def open(cls, directory: Path) -> JournalReading:
@@ -143,14 +122,14 @@ class JournalReading:
             leftover.unlink()
         seals, flaws = read_seals(directory)
         seals = [(seal, digest) for seal, digest in seals if _finished(directory, seal, last=seal is seals[-1][0])]
-        reading._flaws += flaws
-        reading._take_seals(seals)
+        reading._take_seals(seals, flaws)
         return reading
 
     @property
     def flaws(self) -> list[Flaw]:
         """Everything that was found to be wrong with this journal."""
         return [
+            *self._sealed.flaws,
             *self._flaws,
             *(flaw for part in self._parts for flaw in part.flaws),
             *self._projection.flaws[self._flaws_before :],
@@ -196,13 +175,15 @@ class JournalReading:
             StoreFailed: the journal does not reach that far.
         """
         self.look()
-        for sealed in self._sealed:
+        for sealed in self._sealed.segments:
             if sealed.number < place.segment:
                 gone = sealed.number in without and self._part_of(sealed, 0, after=True).num_rows == 0
+                if not gone:
+                    self._passed.append(sealed)
                 self._pass_by(sealed, Totals() if gone else sealed.totals)
             elif sealed.number == place.segment and place.offset:
-                table = self._part_of(sealed, place.offset, after=False)
-                self._pass_by(sealed, totals_of(table))
+                self._partly = totals_of(self._part_of(sealed, place.offset, after=False))
+                self._pass_by(sealed, self._partly)
                 self.place = place
         while self.place < place and place.segment >= self._first_unsealed:
             before = self.place
@@ -213,18 +194,16 @@ class JournalReading:
             raise StoreFailed(f"journal {self.id} ends at {self.place.segment}.{self.place.offset}")
         return self.totals
 
-    def intact(self, pool: Executor) -> list[Seal]:
-        """The seals of the first segments, up to the first one whose Parquet file is not as sealed, or of old."""
-        seals = [sealed.seal for sealed in self._sealed]
-        found = []
-        for seal, holding in zip(seals, pool.map(self._intact, seals), strict=True):
-            if seal is None or not holding:
-                break
-            found.append(seal)
-        return found
+    def reckoned(self) -> Totals:
+        """`totals` once more, directly after `replay`: by the rows themselves, whatever their seals say of them."""
+        parts = [self._partly, *(self._sealed.reckoned(sealed) for sealed in self._passed)]
+        parts += [*(part.totals for part in self._parts), self._segment_totals]
+        self.totals = reduce(Totals.plus, parts)
+        return self.totals
 
-    def _intact(self, seal: Seal | None) -> bool:
-        return seal is not None and intact_parquet(self.directory, seal)
+    def intact(self, pool: Executor) -> list[Seal]:
+        """The seals of the first segments, up to the first one whose Parquet file cannot be loaded as it is."""
+        return self._sealed.intact(pool)
 
     def moves(self, pool: Executor) -> Iterator[pa.Table]:
         """The rows from `place` on, piece by piece, up to the end as `look` found it; `place` and `totals` move along.
@@ -233,13 +212,13 @@ class JournalReading:
             OSError: a segment cannot be read.
             StoreFailed: a Parquet file does not read back.
         """
-        for sealed in self._sealed:
+        for sealed in self._sealed.segments:
             if sealed.number < self.place.segment:
                 continue
             table = self._part_of(sealed, self.place.offset if sealed.number == self.place.segment else 0, after=True)
             self._pass_by(sealed, totals_of(table))
             yield table
-        self._sealed.clear()
+        self._sealed.segments.clear()
         while True:
             before = self.place
             table = self._advance(None, pool)
@@ -251,7 +230,7 @@ class JournalReading:
     def recorded(self, seal: Seal) -> None:
         """Of the books' own journal: its writer has added this segment, and it is posted."""
         self.totals = self.totals.plus(seal.totals)
-        self._begin(seal.segment + 1, _State(seal.last_sequence + 1, {}, (), ()))
+        self._begin(seal.segment + 1, State(seal.last_sequence + 1, {}, (), ()))
         self.place = self._at
 
     def sync(self) -> None:
@@ -324,34 +303,19 @@ class JournalReading:
             damage=part.flaws,
         )
 
-    def _take_seals(self, seals: list[tuple[Seal, str]]) -> None:
-        """The sealed segments up to the last seal that can be read, those between without one included."""
-        by_number = {seal.segment: seal for seal, _ in seals}
-        last = max(by_number, default=0)
+    def _take_seals(self, seals: list[tuple[Seal, str]], flaws: list[Flaw]) -> None:
+        """The sealed segments up to the last seal that can be believed, those between without one included."""
+        sealed = self._sealed = SealedPart(self.directory, seals, flaws)
         for number in all_segments(self.directory):
-            if number > last and seal_file(self.directory, number).exists():
-                # Nothing readable stands behind it: it is read again and sealed anew; what it was is kept as evidence.
+            if number > sealed.last and seal_file(self.directory, number).exists():
+                # Nothing believable stands behind it: it is read again and sealed anew; what it was is kept.
                 file = seal_file(self.directory, number)
                 file.rename(file.with_name(file.name + ".damaged"))
-        state = _State(1, {}, (), ())
-        for number in range(1, last + 1):
-            seal = by_number.get(number)
-            before = state
-            if seal is not None:
-                self._flaws += seal.damage
-                state = _State(seal.last_sequence + 1, seal.open, seal.lost, seal.found)
-                self._sealed.append(_Sealed(number, seal, before, seal.totals))
-                continue
-            bare = _Sealed(number, None, before, Totals())
-            table = self._rows(bare)
-            self._sealed.append(bare._replace(totals=totals_of(table) if table is not None else Totals()))
-            if table is None:
-                self._flaws.append(Flaw(self.id, number, 0, 0, "missing", f"segment {number} and its seal are missing"))
         self._previous_seal = seals[-1][1] if seals else None
         self._previous_raw = seals[-1][0].raw_sha256 if seals else None
-        self._begin(last + 1, state)
+        self._begin(sealed.last + 1, sealed.after)
 
-    def _begin(self, number: int, state: _State) -> None:
+    def _begin(self, number: int, state: State) -> None:
         """Start the tail: everything behind the last seal."""
         self._first_unsealed = number
         self._projection = state.projection(self.id)
@@ -366,7 +330,7 @@ class JournalReading:
         self._flaws_before = len(self._projection.flaws)
         self._first_sequence = self._projection.next_sequence
 
-    def _pass_by(self, sealed: _Sealed, totals: Totals) -> None:
+    def _pass_by(self, sealed: Sealed, totals: Totals) -> None:
         self.totals = self.totals.plus(totals)
         self.place = Place(sealed.number + 1, 0)
 
@@ -400,7 +364,7 @@ class JournalReading:
             self._at = Place(number, end)
             self._touched.add(number)
         table, absurd = within_limits(read.table())
-        self._projection.flaws += [_absurd(self.id, number, each) for each in absurd]
+        self._projection.flaws += [beyond_limits(self.id, number, each) for each in absurd]
         if ended and last and self._projection.open:
             table = pa.concat_tables([table, table_of(self._close_unreadable())])
         if table.num_rows:
@@ -443,7 +407,7 @@ class JournalReading:
             raw_bytes=self._at.offset,
             raw_sha256=self._previous_raw,
             parquet_sha256=pool.submit(_prepare, self.directory, number, table, self._previous_raw),
-            after=_State(
+            after=State(
                 projection.next_sequence, dict(projection.open), projection.lost, tuple(sorted(projection.found))
             ),
             flaws=(*projection.flaws[self._flaws_before :], *cuts),
@@ -475,32 +439,9 @@ class JournalReading:
                     return item.frame.entry
         return None
 
-    def _rows(self, sealed: _Sealed) -> pa.Table | None:
-        table = load_parquet(self.directory, sealed.seal) if sealed.seal is not None else None
-        if table is not None:
-            return self._postable(sealed.number, table)
-        try:
-            raw = raw_bytes(self.directory, sealed.number)
-        except OSError:
-            return None
-        read = Rows()
-        projection = sealed.before.projection(self.id)
-        projection.feed(sealed.number, read_frames(raw, decode=rows), read, final=True)
-        table = read.table()
-        if sealed.seal is not None and totals_of(table) != sealed.seal.totals:
-            return None
-        return self._postable(sealed.number, table)
-
-    def _postable(self, number: int, table: pa.Table) -> pa.Table:
-        """Rows that were sealed before there were limits, within them."""
-        table, absurd = within_limits(table)
-        flaws = [_absurd(self.id, number, row) for row in absurd]
-        self._flaws += [flaw for flaw in flaws if flaw not in self._flaws]
-        return table
-
-    def _part_of(self, sealed: _Sealed, offset: int, *, after: bool) -> pa.Table:
+    def _part_of(self, sealed: Sealed, offset: int, *, after: bool) -> pa.Table:
         """The rows that were closed before, or from, byte `offset` of a sealed segment on."""
-        table = self._rows(sealed)
+        table = self._sealed.rows(sealed)
         if table is None:
             if sealed.number not in self.unreadable:
                 self.unreadable.add(sealed.number)
@@ -516,11 +457,6 @@ class JournalReading:
         ]
         posted = pc.is_in(table.column("closed_sequence"), value_set=pa.array(closed, type=pa.int64()))
         return table.filter(pc.invert(posted) if after else posted)
-
-
-def _absurd(journal: str, segment: int, row: Beyond) -> Flaw:
-    detail = f"frame {row.closed_sequence}: {', '.join(row.fields)} beyond every limit; posted without, cost unknown"
-    return Flaw(journal, segment, 0, 0, BEYOND_LIMITS, detail)
 
 
 def _prepare(directory: Path, number: int, table: pa.Table, raw_sha256: str) -> str:

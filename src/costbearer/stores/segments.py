@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from costbearer import money
-from costbearer.errors import StoreFailed
+from costbearer.errors import AmountInvalid, StoreFailed
 from costbearer.journal import segment_file
 from costbearer.journal_files import seal_file, sync_directory
 from costbearer.ledger import Entry
@@ -48,6 +48,8 @@ _ADDABLE = {
     *(field.name for field in msgspec.structs.fields(Entry) if field.default is None),
 }
 """Columns that are NULL where an entry does not state them: a file from before they were added is read with NULLs."""
+
+_BLANK = "0" * 64
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written; one that is found at a start was left by a death and means nothing."""
@@ -100,6 +102,9 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     The state in which reading goes on behind the segment is here too: `open` intents (sequence -> start of the call;
     every one of them was closed by a later segment before this one was sealed), the sequences `lost` so far, as ranges,
     and those of them whose outcome was `found`.
+
+    `seal_sha256` is the hash of the document itself with zeros in the place of this hash; empty in seals from before
+    they had one.
     """
 
     journal: str
@@ -122,6 +127,7 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     lost: tuple[tuple[int, int], ...] = ()
     found: tuple[int, ...] = ()
     damage: tuple[Flaw, ...] = ()
+    seal_sha256: str = ""
 
     @property
     def totals(self) -> Totals:
@@ -193,6 +199,7 @@ def write_parquet(directory: Path, number: int, table: pa.Table) -> str:
         use_dictionary=_REPEATED,
         row_group_size=ROW_GROUP_ENTRIES,
         write_statistics=False,
+        write_page_checksum=True,
     )
     data = sink.getvalue().to_pybytes()
     file = parquet_file(directory, number)
@@ -234,12 +241,19 @@ def check_files(directory: Path, seal: Seal) -> None:
 
 
 def write_seal(directory: Path, seal: Seal) -> str:
-    """Write the seal of files that were checked and whose names are durable; give the seal's SHA-256.
+    """Write the seal of files that were checked and whose names are durable; give the SHA-256 of its file.
 
     Raises:
         OSError: it cannot be written.
+        StoreFailed: it says something that could not be read back.
     """
-    document = msgspec.json.format(msgspec.json.encode(seal), indent=1) + b"\n"
+    try:
+        _ = seal.totals
+    except AmountInvalid as error:
+        raise StoreFailed(f"segment {seal.segment} of journal {seal.journal}: {error.message}") from error
+    blank = msgspec.structs.replace(seal, seal_sha256=_BLANK)
+    document = msgspec.json.format(msgspec.json.encode(blank), indent=1) + b"\n"
+    document = document.replace(_BLANK.encode(), hashlib.sha256(document).hexdigest().encode())
     write_durably(seal_file(directory, seal.segment), document)
     sync_directory(directory)
     return hashlib.sha256(document).hexdigest()
@@ -271,32 +285,61 @@ def write_durably(file: Path, data: bytes) -> None:
 
 
 def read_seals(directory: Path) -> tuple[list[tuple[Seal, str]], list[Flaw]]:
-    """Every seal of a journal with its SHA-256, in order, and what is wrong with their chain.
-
-    The first seal that cannot be read ends the list: nothing behind it can be trusted to follow.
+    """Every seal of a journal that can be believed, with the SHA-256 of its file, in order; and what is wrong with the
+    others and with their chain.
     """
     seals: list[tuple[Seal, str]] = []
     flaws: list[Flaw] = []
     previous: str | None = None
+    chained = True
     for file in sorted(directory.glob("[0-9]*.seal.json")):
         number = int(file.name.split(".", 1)[0])
-        try:
-            data = file.read_bytes()
-            seal = msgspec.json.decode(data, type=Seal)
-        except (OSError, msgspec.MsgspecError) as error:
-            flaws.append(
-                Flaw(directory.name, number, 0, 0, "seal", f"{file.name} cannot be read ({type(error).__name__})")
-            )
-            previous = None
+        seal, digest, wrong = _read_seal(file, directory.name, number)
+        if seal is None:
+            flaws.append(Flaw(directory.name, number, 0, 0, "seal", f"{file.name} {wrong}"))
+            # Whether the next one follows it cannot be told any more.
+            chained = False
             continue
-        if seal.journal != directory.name or seal.segment != number:
-            flaws.append(Flaw(directory.name, number, 0, 0, "seal", f"{file.name} is the seal of another segment"))
-            continue
-        if seal.previous_seal_sha256 != previous:
+        if chained and seal.previous_seal_sha256 != previous:
             flaws.append(Flaw(directory.name, number, 0, 0, "seal", f"{file.name} does not follow the seal before it"))
-        previous = hashlib.sha256(data).hexdigest()
-        seals.append((seal, previous))
+        previous, chained = digest, True
+        seals.append((seal, digest))
     return seals, flaws
+
+
+def _read_seal(file: Path, journal: str, number: int) -> tuple[Seal | None, str, str]:
+    """The seal, the hash of its file, and why it cannot be believed: then there is no seal."""
+    try:
+        data = file.read_bytes()
+        seal = msgspec.json.decode(data, type=Seal)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return None, "", f"cannot be read ({type(error).__name__})"
+    wrong = _wrong(seal, data, journal, number)
+    return None if wrong else seal, hashlib.sha256(data).hexdigest(), wrong
+
+
+def _wrong(seal: Seal, data: bytes, journal: str, number: int) -> str:
+    if seal.journal != journal or seal.segment != number:
+        return "is the seal of another segment"
+    if seal.seal_sha256:
+        blank = data.replace(seal.seal_sha256.encode(), _BLANK.encode())
+        if hashlib.sha256(blank).hexdigest() != seal.seal_sha256:
+            return "has changed since it was written"
+    try:
+        _ = seal.totals
+    except AmountInvalid as error:
+        return f"states a sum that is none: {error.message}"
+    return ""
+
+
+def remains_of(directory: Path, number: int) -> Seal | None:
+    """What a seal that cannot be believed still says; None where that is nothing."""
+    try:
+        seal = msgspec.json.decode(seal_file(directory, number).read_bytes(), type=Seal)
+        _ = seal.totals
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, AmountInvalid):
+        return None
+    return seal
 
 
 def holds(directory: Path, seal: Seal) -> bool:
@@ -329,6 +372,27 @@ def load_parquet(directory: Path, seal: Seal) -> pa.Table | None:
         if hashlib.sha256(data).hexdigest() != seal.parquet_sha256:
             return None
         return _fitted(pq.read_table(pa.BufferReader(data), memory_map=False), seal.schema)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def parquet_named_by(directory: Path, number: int) -> pa.Table | None:
+    """The rows of a Parquet file whose hash stands in what is left of its seal; None where it does not."""
+    try:
+        left, data = seal_file(directory, number).read_bytes(), parquet_file(directory, number).read_bytes()
+        if hashlib.sha256(data).hexdigest().encode() not in left:
+            return None
+        return _fitted(pq.read_table(pa.BufferReader(data)), "")
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def parquet_by_itself(directory: Path, number: int) -> pa.Table | None:
+    """The rows of a Parquet file as far as it bears witness to itself: its pages have checksums, but in old ones.
+    None where it does not read back."""
+    try:
+        data = parquet_file(directory, number).read_bytes()
+        return _fitted(pq.read_table(pa.BufferReader(data), page_checksum_verification=True), "")
     except (OSError, pa.ArrowException):
         return None
 
