@@ -305,13 +305,13 @@ def reported_cost(life: Life) -> Decimal:
 def test_gone_is_believed_of_the_provider_alone_and_only_when_it_lasts(openai: Life) -> None:
     openai.ask("openai", "resp_1", "resp_2")
     openai.told.answers = {"resp_1": (404, b"<html>"), "resp_2": OWN_404}
-    for _ in range(40):
-        assert openai.look(GONE_AFTER_S / 50) == 0
+    for _ in range(8):
+        assert openai.look(GONE_AFTER_S / 10) == 0
     openai.told.answers["resp_2"] = response("resp_2", "in_progress")
     openai.look(700)
     openai.told.answers["resp_2"] = OWN_404
-    for _ in range(40):
-        assert openai.look(GONE_AFTER_S / 50) == 0, "it was there meanwhile"
+    for _ in range(8):
+        assert openai.look(GONE_AFTER_S / 10) == 0, "it was there meanwhile"
     assert openai.look(GONE_AFTER_S) == 1
     assert openai.waiting() == ["resp_1"]
 

@@ -222,8 +222,9 @@ def test_work_that_was_asked_for_twice_is_paid_for_once(
     if second == "after":
         ask(writers[1])
     renew("after")
-    bookkeeper.rebuild()
-    assert_settled(bookkeeper, 3, settled=1, repeated=1, doctor=start == "never")
+    if start == "never":
+        bookkeeper.rebuild()
+    assert_settled(bookkeeper, 3, settled=1, repeated=1, doctor=False)
     told = sorted((entry.cost_usd, entry.notes) for entry in corrections(bookkeeper) if entry.cost_usd is not None)
     assert told == [(money.ZERO, (REPEATED,)), (RATED.cost_usd, ())]
 
@@ -267,7 +268,8 @@ def test_a_result_that_was_given_up_is_taken_all_the_same_when_it_comes(
         bookkeeper.catch_up()
     else:
         assert bookkeeper.settle([result()]) == 1
-    bookkeeper.rebuild()
+    if start:
+        bookkeeper.rebuild()
     read(writers[1])
     bookkeeper.catch_up()
     assert_settled(bookkeeper, 2 + (by == "caller"), given_up=1, doctor=False)
