@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -507,3 +508,32 @@ def test_any_interleaving_settles_every_call_once(tmp_path: Path, seed: int) -> 
     for writer in writers:
         writer.close()
     books.close()
+
+
+@pytest.mark.parametrize("by", ["caller", "poller"])
+def test_a_result_that_comes_while_somebody_decides_waits_for_them(
+    books: Books, writers: tuple[JournalWriter, JournalWriter], by: str
+) -> None:
+    bookkeeper = books.open()
+    asked = ask(writers[0])
+    bookkeeper.catch_up()
+
+    def settle() -> None:
+        if by == "poller":
+            bookkeeper.settle([result()])
+        else:
+            read(writers[1])
+            bookkeeper.catch_up()
+
+    settling = threading.Thread(target=settle)
+    with bookkeeper.posting():
+        (old,) = bookkeeper.ledger.entries([(asked.journal, asked.sequence)])
+        settling.start()
+        settling.join(0.3)
+        bookkeeper.record(restated(old, msgspec.structs.replace(old, team="moved"), at=BORN, kind="correction"))
+    settling.join()
+    bookkeeper.catch_up()
+    with bookkeeper.ledger.reader() as reader:
+        sums = {row["team"]: (row["calls"], row["cost_usd"]) for row in reader.grouped(("team",))}
+    assert sums["moved"] == (1, RATED.cost_usd)
+    assert bookkeeper.awaiting() == []

@@ -19,6 +19,7 @@ from costbearer.config import Config, Provider
 from costbearer.contract import Prices
 from costbearer.credentials import Credentials
 from costbearer.dialects.base import Dialect, Job, Reading
+from costbearer.errors import PostingBusy
 from costbearer.ledger import RESULT_GONE, Entry, Settlement
 from costbearer.retrieval import Nothing, Retrieval, client_of
 from costbearer.settlements import settlement
@@ -101,7 +102,11 @@ class Poller:
         prices = self._load_prices()
         self._credentials.refresh()
         found = [result for name, jobs in due.items() for result in self._found(self._providers[name], jobs, prices)]
-        return self._bookkeeper.settle(found)
+        try:
+            return self._bookkeeper.settle(found)
+        except PostingBusy:
+            log.info("%d results of jobs are asked for again: others post entries for a long time", len(found))
+            return 0
 
     def _can_be_asked_for(self, entry: Entry) -> bool:
         follow = FOLLOWED.get(entry.operation)
