@@ -19,7 +19,7 @@ from costbearer import corrections, money
 from costbearer.amortise import UNUSED, Amortiser, amortise
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.contract import Contract
-from costbearer.errors import StoreFailed
+from costbearer.errors import PostingBusy, StoreFailed
 from costbearer.journal import JournalWriter
 from costbearer.ledger import AMORTISATION, Entry, faults
 from costbearer.stores.duckdb import Ledger
@@ -308,21 +308,24 @@ def test_the_console_does_it_by_itself(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_what_trouble_left_missing_is_found_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amortising, "LOOK_BACK", timedelta(days=2))
+    troubles: list[Exception] = [PostingBusy("somebody else posts"), StoreFailed("it cannot be read")]
+    seen: list[timedelta] = []
+
+    def tried(*arguments: Any, **more: Any) -> dict[str, Any]:
+        seen.append(more["until"] - more["since"])
+        if troubles:
+            raise troubles.pop()
+        return {}
+
+    monkeypatch.setattr(amortising, "amortise", tried)
     with books(tmp_path) as (_, ledger, bookkeeper):
-        troubles = iter([StoreFailed("it cannot be read")])
-
-        def contract() -> Contract:
-            trouble = next(troubles, None)
-            if trouble is not None:
-                raise trouble
-            return CONTRACT
-
-        amortiser = Amortiser(ledger, bookkeeper, contract)
+        amortiser = Amortiser(ledger, bookkeeper, lambda: CONTRACT)
         with pytest.raises(StoreFailed):
             amortiser.look()
-        amortiser.look()
-        assert effective(ledger, kind=AMORTISATION) > 0
+        for _ in range(3):
+            amortiser.look()
+    back, lately = amortising.LOOK_BACK, amortising.LATELY
+    assert seen == [back, back, back, lately], "all of it once a day, as soon as it goes well"
 
 
 @pytest.mark.parametrize(

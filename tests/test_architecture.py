@@ -63,6 +63,7 @@ RANKS: dict[str, int] = {
     "simulator": 5,
     "doctor": 5,
     "jobs": 5,
+    "retrieval": 5,
     "rounds": 5,
     "app": 6,
     "console_process": 6,

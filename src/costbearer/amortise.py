@@ -28,6 +28,7 @@ from costbearer import money
 from costbearer.contract import Contract, effective_cost
 from costbearer.contract_rows import Commitment
 from costbearer.corrections import Closed, never
+from costbearer.errors import PostingBusy
 from costbearer.ledger import AMORTISATION, Entry
 from costbearer.price_context import PROVISIONED, Context, words_of
 from costbearer.standing import calls as calls_of
@@ -151,8 +152,10 @@ class Amortiser:
             return
         far = now - self._looked >= DAY
         since = now - (LOOK_BACK if far else LATELY)
-        amortise(self._ledger, self._books, held, since=since, until=now, now=now, apply=True, closed=self._closed)
-        self._looked = now if far else self._looked
+        # Where somebody else posts all the time, the next look does it.
+        with contextlib.suppress(PostingBusy):
+            amortise(self._ledger, self._books, held, since=since, until=now, now=now, apply=True, closed=self._closed)
+            self._looked = now if far else self._looked
 
 
 def _days(since: datetime, until: datetime) -> Iterator[datetime]:

@@ -90,7 +90,7 @@ class Bookkeeper:
         self._closed = closed
         self._batch_entries = batch_entries
         self._lock = threading.RLock()
-        # Taken before `_lock`, never after it.
+        # Waited for before `_lock` is taken, never after it.
         self._deciding = threading.RLock()
         self._readings: dict[str, JournalReading] | None = None
         self._done: dict[str, list[Flaw]] = {}
@@ -147,7 +147,7 @@ class Bookkeeper:
 
         Whoever decides by the ledger what is missing decides and records in one block: between the two it could be
         posted by somebody else, or by the pass that follows a failure. It may be entered again inside. Calls of the
-        gateway and results of jobs are posted meanwhile.
+        gateway are posted meanwhile; results of jobs, which correct calls, are applied afterwards.
 
         Raises:
             PostingBusy: somebody else has been posting all the time for `POSTING_WAIT_S`.
@@ -203,9 +203,9 @@ class Bookkeeper:
         nothing awaits the others, as the call is not posted yet or was settled before.
 
         Raises:
-            JournalFailed, StoreFailed: as `record`.
+            PostingBusy, JournalFailed, StoreFailed: as `record`.
         """
-        with self._lock:
+        with self.posting(), self._lock:
             due = self._be_ready().due_by(results, self.ledger)
             if due:
                 self._recorded(self._settling(due))
@@ -288,10 +288,14 @@ class Bookkeeper:
         """Apply every result that was posted to the call it belongs to."""
         if self._awaited is None:
             self._awaited = Awaited.survey(self.ledger)
-        due = self._awaited.due(self.ledger)
-        if not due:
+        # Who decides by the ledger must not find it changed when they record: what is due stays so until then.
+        if not self._deciding.acquire(blocking=False):
             return 0
-        return self._record(table_of(Posted(0, entry) for entry in self._settling(due)))
+        try:
+            due = self._awaited.due(self.ledger)
+            return self._record(table_of(Posted(0, entry) for entry in self._settling(due))) if due else 0
+        finally:
+            self._deciding.release()
 
     def _passed(self) -> int:
         """One pass; begun again without it where a journal turns out to be unreadable."""

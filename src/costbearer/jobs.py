@@ -7,27 +7,31 @@ to the bookkeeper, which applies it once, whoever was first.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-import httpx2
 from msgspec.structs import replace
 
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.config import Config, Provider
 from costbearer.contract import Prices
 from costbearer.credentials import Credentials
-from costbearer.dialects.base import CallRequest, Dialect, Job, Outgoing, Place, Reading
+from costbearer.dialects.base import Dialect, Job, Reading
+from costbearer.errors import PostingBusy
 from costbearer.ledger import RESULT_GONE, Entry, Settlement
+from costbearer.retrieval import Nothing, Retrieval, client_of
 from costbearer.settlements import settlement
 
 FIRST_WAIT_S = 2.0
 WAIT_MAX_S = 600.0
 """Between two looks at the same job: doubled from the first to this."""
-TIMEOUT_S = 60.0
+UNREADABLE_WAIT_S = 6 * 3600.0
+"""Before what passed the limits, or could not be read, is fetched again."""
+GONE_AFTER_S = 6 * 3600.0
+"""So long a provider must say of a job that there is none before that is believed. It counts from the first time that
+this process was told so, without an answer to the contrary in between: a process that starts counts anew."""
 
 log = logging.getLogger("costbearer.jobs")
 
@@ -48,6 +52,14 @@ FOLLOWED: Mapping[str, Follow] = {
 """By the operation of the call that began the job."""
 
 
+class Plan(NamedTuple):
+    """When a job is asked for next, in Unix seconds, how long to wait then, and since when it is said to be gone."""
+
+    at: float
+    wait_s: float = FIRST_WAIT_S
+    gone_since: float | None = None
+
+
 class Poller:
     """Asks for what is awaited. One thread does."""
 
@@ -66,98 +78,124 @@ class Poller:
         self._dialects = dialects
         self._load_prices = load_prices
         self._clock = clock
-        self._due: dict[str, tuple[float, float]] = {}
+        self._plans: dict[str, Plan] = {}
+        self._said: set[str] = set()
 
     def look(self) -> int:
-        """Ask for every job whose time has come. Gives how many were settled.
+        """Ask for every job whose time has come, and settle what was found in one record. Gives how many were settled.
+
+        A provider that does not answer, or takes too long, is asked no more in this look; the jobs that it was not
+        asked for come first in the next one.
 
         Raises:
-            StoreFailed, JournalFailed: the ledger cannot be read, or the result not be posted.
+            StoreFailed, JournalFailed: the ledger cannot be read, or the results not be posted.
         """
         now = self._clock().timestamp()
-        awaited = [entry for entry in self._bookkeeper.awaiting() if entry.operation in FOLLOWED]
-        self._due = {entry.entry_id: self._due.get(entry.entry_id, (now, FIRST_WAIT_S)) for entry in awaited}
-        due = [entry for entry in awaited if self._due[entry.entry_id][0] <= now]
+        awaited = [entry for entry in self._bookkeeper.awaiting() if self._can_be_asked_for(entry)]
+        self._plans = {entry.entry_id: self._plans.get(entry.entry_id, Plan(now)) for entry in awaited}
+        due: dict[str, list[Entry]] = {}
+        for entry in sorted(awaited, key=lambda entry: self._plans[entry.entry_id].at):
+            if self._plans[entry.entry_id].at <= now:
+                due.setdefault(entry.provider, []).append(entry)
         if not due:
             return 0
         prices = self._load_prices()
         self._credentials.refresh()
-        settled = 0
-        with contextlib.ExitStack() as open_clients:
-            clients: dict[str, httpx2.Client] = {}
-            for entry in due:
-                wait_s = self._due[entry.entry_id][1]
-                self._due[entry.entry_id] = (now + wait_s, min(2 * wait_s, WAIT_MAX_S))
-                provider = self._providers.get(entry.provider)
-                if provider is None:
-                    continue
-                if provider.name not in clients:
-                    clients[provider.name] = open_clients.enter_context(_client(provider))
-                found = self._result(clients[provider.name], provider, entry, prices)
-                if found is not None and self._bookkeeper.settle([found]):
-                    settled += 1
-        return settled
+        found = [result for name, jobs in due.items() for result in self._found(self._providers[name], jobs, prices)]
+        try:
+            return self._bookkeeper.settle(found)
+        except PostingBusy:
+            log.info("%d results of jobs are asked for again: others post entries for a long time", len(found))
+            return 0
 
-    def _result(self, client: httpx2.Client, provider: Provider, entry: Entry, prices: Prices) -> Settlement | None:
-        job_id = entry.provider_response_id
-        if job_id is None:
+    def _can_be_asked_for(self, entry: Entry) -> bool:
+        follow = FOLLOWED.get(entry.operation)
+        if follow is None or entry.provider_response_id is None:
+            return False
+        provider = self._providers.get(entry.provider)
+        if provider is None:
+            self._say(f"results of provider {entry.provider} are not asked for: the settings know it no more")
+            return False
+        known = self._dialects[provider.dialect].operations
+        if any(name is not None and name not in known for name in follow):
+            self._say(
+                f"results of {entry.operation} of provider {provider.name} are not asked for: "
+                f"the settings say now that it speaks {provider.dialect}, which has no such thing"
+            )
+            return False
+        return True
+
+    def _found(self, provider: Provider, jobs: Sequence[Entry], prices: Prices) -> list[Settlement]:
+        found: list[Settlement] = []
+        with client_of(provider) as client:
+            dialect, credential = self._dialects[provider.dialect], self._credentials.of(provider.name)
+            retrieval = Retrieval(provider, dialect, credential, client)
+            for entry in jobs:
+                if retrieval.over:
+                    break
+                result = self._result(retrieval, provider, entry, prices)
+                if result is not None:
+                    found.append(result)
+        return found
+
+    def _result(self, retrieval: Retrieval, provider: Provider, entry: Entry, prices: Prices) -> Settlement | None:
+        """What is known of a job now; what is not plans when it is asked for again."""
+        now, plan = self._clock(), self._plans[entry.entry_id]
+        told = self._told(retrieval, entry)
+        since = plan.gone_since
+        if isinstance(told, Reading):
+            since = None
+        elif told is Nothing.GONE:
+            since = now.timestamp() if since is None else since
+            if now.timestamp() - since >= GONE_AFTER_S:
+                return _gone(entry, now)
+        wait_s = plan.wait_s
+        if told is Nothing.UNREADABLE:
+            wait_s = UNREADABLE_WAIT_S
+            self._say(f"a result of {entry.operation} of provider {provider.name} is too large, slow or unreadable")
+        self._plans[entry.entry_id] = Plan(now.timestamp() + wait_s, min(2 * plan.wait_s, WAIT_MAX_S), since)
+        if not isinstance(told, Reading):
             return None
-        follow = FOLLOWED[entry.operation]
-        reading = self._read(client, provider, follow.retrieve, job_id)
-        if reading is None:
-            return None
-        if isinstance(reading, int):
-            return self._gone(entry, job_id) if reading in (404, 410) else None
-        job = reading.job
-        if job is not None and job.state == "pending" and job.result_id is not None and follow.results is not None:
-            results = self._read(client, provider, follow.results, job.result_id)
-            if not isinstance(results, Reading):
-                return None
-            done = Job(job_id, "done", job.created_at)
-            model = results.response_model or reading.response_model
-            reading = replace(results, job=done, tier=results.tier or reading.tier, response_model=model)
         return settlement(
-            reading,
+            told,
             provider=entry.provider,
             price_provider=provider.price_provider,
             book=prices.book,
             contract=prices.contract,
-            at=self._clock(),
+            at=now,
         )
 
-    def _gone(self, entry: Entry, job_id: str) -> Settlement:
-        return Settlement(
-            provider=entry.provider,
-            provider_response_id=job_id,
-            status="unknown",
-            basis="unknown",
-            reason_unknown=RESULT_GONE,
-            ended_at=self._clock(),
-        )
+    def _told(self, retrieval: Retrieval, entry: Entry) -> Reading | Nothing:
+        """What the provider says of a job: its object, with the sum of its results where only they tell the cost."""
+        follow, job_id = FOLLOWED[entry.operation], entry.provider_response_id or ""
+        told = retrieval.object(follow.retrieve, job_id)
+        if isinstance(told, Nothing) or told.job is None or follow.results is None:
+            return told
+        job = told.job
+        if job.state != "pending" or job.result_id is None:
+            return told
+        results = retrieval.results(follow.results, job.result_id)
+        if isinstance(results, Nothing):
+            return results
+        if results.job is None and not results.work:
+            # Whatever that was, it was no file of results: a job that did no work has none.
+            return Nothing.UNREADABLE
+        model = results.response_model or told.response_model
+        done = Job(job_id, "done", job.created_at)
+        return replace(results, job=done, tier=results.tier or told.tier, response_model=model)
 
-    def _read(self, client: httpx2.Client, provider: Provider, name: str, subject: str) -> Reading | int | None:
-        """What the provider says of an object: a reading, a refusal's status, or nothing where it did not answer."""
-        dialect = self._dialects[provider.dialect]
-        operation = dialect.operations[name]
-        request: CallRequest = operation.read(b"", Place("GET", params={"id": subject}))
-        sent: Outgoing = operation.outgoing(request, "")
-        headers = dict((*dialect.credential_headers(self._credentials.of(provider.name)), *sent.headers))
-        try:
-            answer = client.get(f"{provider.base_url}{sent.path}", headers=headers)
-        except httpx2.HTTPError as error:
-            log.info("%s did not answer for %s: %s", provider.name, name, type(error).__name__)
-            return None
-        if answer.status_code != 200:
-            return answer.status_code
-        return operation.whole(request, answer.content, dict(answer.headers.items()))
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            log.warning("%s", text)
 
 
-def _client(provider: Provider) -> httpx2.Client:
-    """Reaches the provider as the gateway does: by its way and by nothing that the environment says besides."""
-    way = provider.way
-    proxy = None
-    if way.proxy is not None:
-        told = {} if way.proxy.authorization is None else {"Proxy-Authorization": way.proxy.authorization}
-        tls = way.proxy_tls() if way.proxy.scheme == "https" else None
-        proxy = httpx2.Proxy(way.proxy.url, headers=told, ssl_context=tls)
-    return httpx2.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False, proxy=proxy, verify=way.tls())
+def _gone(entry: Entry, now: datetime) -> Settlement:
+    return Settlement(
+        provider=entry.provider,
+        provider_response_id=entry.provider_response_id or "",
+        status="unknown",
+        basis="unknown",
+        reason_unknown=RESULT_GONE,
+        ended_at=now,
+    )

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from costbearer.errors import CostbearerError
 
 BACK_OFF_S = 5.0
-"""The shortest pause after a round that failed."""
+BACK_OFF_MAX_S = 60.0
+"""The shortest and the longest pause after a round that failed; in between it is the interval."""
 
 log = logging.getLogger("costbearer.rounds")
 
@@ -46,7 +47,7 @@ class Rounds:
             except Exception as error:  # noqa: BLE001
                 # Whatever it was, the next round must be made.
                 self._failed(name, error)
-                pause_s = max(interval_s, BACK_OFF_S)
+                pause_s = max(min(interval_s, BACK_OFF_MAX_S), BACK_OFF_S)
             else:
                 if self._failures.pop(name, None) is not None:
                     log.warning("%s: goes on", name)

@@ -162,8 +162,9 @@ def read_lines(lines: Iterable[bytes], read_line: Callable[[bytes], Reading], jo
 class ResultsReader:
     """Relays a file as it comes and reads its lines.
 
-    A file has no end marker: that it came whole is known by its length, where the provider states that; without it the
-    reading names no job, because a sum of half the lines must not be taken for all.
+    A file has no end marker: that it came whole is known by its length, where the provider states that, or by who read
+    the body to its end and says so with `end`; else the reading names no job, because a sum of half the lines must not
+    be taken for all.
     """
 
     def __init__(self, results: Results, job: Job | None, headers: Mapping[str, str]) -> None:
@@ -174,12 +175,17 @@ class ResultsReader:
         self._size = 0
         self._held = bytearray()
         self._skipping = False
+        self._whole = False
 
     def feed(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
         if not self._results.foreign:
             self._take(chunk)
         return chunk
+
+    def end(self) -> None:
+        """The body came to its end."""
+        self._whole = True
 
     def rest(self) -> bytes:
         return b""
@@ -188,7 +194,7 @@ class ResultsReader:
         if self._held:
             self._results.add(bytes(self._held))
             self._held.clear()
-        return self._results.reading(self._job, whole=self._stated == str(self._size))
+        return self._results.reading(self._job, whole=self._whole or self._stated == str(self._size))
 
     def _take(self, chunk: bytes) -> None:
         *lines, left = chunk.split(b"\n")
