@@ -16,7 +16,8 @@ import pytest
 import uvloop
 
 from costbearer.gateway.dial import NEXT_ADDRESS_S, reach
-from costbearer.gateway.upstream import ConnectFailed, Connection, Limits, Pool, ReplyBroken
+from costbearer.gateway.pool import Pool
+from costbearer.gateway.upstream import ConnectFailed, Connection, Limits, ReplyBroken
 from costbearer.outbound import Proxy, Way
 from tests.proxies import ANSWER, ConnectProxy, Listener, Origin, Papers, listening, papers
 

@@ -91,7 +91,11 @@ async def _try(worker: Worker, request: Request, call: Call, outgoing: Outgoing,
     if not call.wanted:
         pool.release(connection)
         raise ConnectFailed("no longer wanted")
-    connection.send(head, outgoing.body)
+    try:
+        connection.send(head, outgoing.body)
+    except ConnectFailed:
+        pool.release(connection)
+        raise
     call.connection = connection
     try:
         if not connection.has_head:

@@ -1,25 +1,18 @@
-"""The provider's side of a call: a pool of kept connections on httptools and the event loop's own TLS.
+"""The provider's side of a call: one connection to it, on httptools and the event loop's own TLS.
 
-One `Pool` serves one provider. A connection carries one request at a time, HTTP/1.1, no pipelining and no redirects:
-where a request goes is decided by configuration alone. What can go wrong is told apart by one question that money
-depends on: may the provider have seen the request? `ConnectFailed` says that no byte was sent; `ReplyBroken` that some
-may have been.
+A connection carries one request at a time, HTTP/1.1, no pipelining and no redirects: where a request goes is decided by
+configuration alone. What can go wrong is told apart by one question that money depends on: may the provider have seen
+the request? `ConnectFailed` says that no byte was sent; `ReplyBroken` that some may have been.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-import ssl
 from collections import deque
 from typing import Literal, cast
-from urllib.parse import urlsplit
 
 import httptools
-
-from costbearer.gateway.dial import Dialler, TunnelFailed
-from costbearer.outbound import PORTS, Way
 
 REPLY_HEADER_BYTES_MAX = 64 * 1024
 REPLY_HEADERS_MAX = 200
@@ -27,15 +20,8 @@ HEADER_NAMES_KNOWN_MAX = 256
 """How many header names of one provider are remembered, as it writes them."""
 BUFFER_BYTES_MAX = 256 * 1024
 """Reading from the provider pauses while the caller has this much still to take."""
-SWEEP_INTERVAL_S = 0.25
-"""How often deadlines are looked at: a timeout is kept to within this, without a timer per call."""
-
 AGE_JITTER = 0.1
 """Connections that were made together are not all renewed together: each lives up to this share shorter."""
-SAID_INTERVAL_S = 10.0
-"""Why no connection can be made is logged once in this time: a provider that is down fails every call."""
-
-log = logging.getLogger("costbearer.upstream")
 
 BrokenKind = Literal["reset", "cut_off", "first_byte_timeout", "idle_timeout", "protocol", "too_large"]
 
@@ -326,170 +312,3 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-class Pool:
-    """The connections to one provider. `base_url` may have a path, which heads every request's path."""
-
-    def __init__(self, base_url: str, limits: Limits, loop: asyncio.AbstractEventLoop, way: Way | None = None) -> None:
-        """Without a `way`, there is no proxy and the system's authorities are trusted.
-
-        Raises:
-            ConfigInvalid: a file of the way cannot be used.
-        """
-        parts = urlsplit(base_url)
-        self._dialler = Dialler(base_url, way or Way(), loop)
-        host, port = self._dialler.host, self._dialler.port
-        shown = f"[{host}]" if ":" in host else host
-        self.host_header = shown if port == PORTS[parts.scheme] else f"{shown}:{port}"
-        self.path = parts.path.rstrip("/")
-        self._limits = limits
-        self._loop = loop
-        self._names = HeaderNames()
-        self._idle: list[Connection] = []
-        self._all: set[Connection] = set()
-        self._connecting = 0
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._said_at = -SAID_INTERVAL_S
-
-    def take(self) -> Connection | None:
-        """An idle connection, the most recently used first; None where there is none."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable():
-                return connection
-            self._forget(connection)
-        return None
-
-    async def acquire(self) -> Connection:
-        """An idle connection, the most recently used first, or a new one; where there may be no more, the next free.
-
-        Raises:
-            ConnectFailed: refused, unreachable, TLS failed, or none was free in time.
-        """
-        if (kept := self.take()) is not None:
-            return kept
-        if self._sweeper is None:
-            self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
-        if len(self._all) + self._connecting >= self._limits.connections_max:
-            handed = await self._turn()
-            if handed is not None:
-                return handed
-        else:
-            self._connecting += 1
-        try:
-            connection = await self._connect()
-        finally:
-            self._connecting -= 1
-        self._all.add(connection)
-        return connection
-
-    async def _connect(self) -> Connection:
-        connection = Connection(self._loop, self._limits, self._names)
-        try:
-            async with asyncio.timeout(self._limits.connect_s):
-                await self._dialler.dial(connection)
-        except (OSError, TimeoutError, ssl.SSLError, UnicodeError) as error:
-            self._wake_next()
-            reason = f"{self._dialler.route}: {_said(error)}"
-            self._say(reason)
-            raise ConnectFailed(reason) from error
-        except BaseException:
-            self._wake_next()
-            raise
-        return connection
-
-    def _say(self, reason: str) -> None:
-        """Callers learn that there was no connection; why is for whoever runs the gateway."""
-        now = self._loop.time()
-        if now - self._said_at >= SAID_INTERVAL_S:
-            self._said_at = now
-            log.warning("no connection to %s", reason)
-
-    async def _turn(self) -> Connection | None:
-        """Wait for a connection that is given back, or for the right to make one (None; it counts as connecting)."""
-        turn: asyncio.Future[Connection | None] = self._loop.create_future()
-        self._waiting.append(turn)
-        try:
-            async with asyncio.timeout(self._limits.connect_s):
-                return await turn
-        except BaseException as error:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-            if turn.done() and not turn.cancelled():
-                # It was this caller's turn in the very moment in which they gave up.
-                self._pass_turn(turn.result())
-            if isinstance(error, TimeoutError):
-                raise ConnectFailed("no connection was free in time") from None
-            raise
-
-    def release(self, connection: Connection) -> None:
-        """Give a connection back: kept, or handed on, if its reply was read to the end; dropped otherwise."""
-        if (connection.busy and not connection.renew()) or (self._waiting and not connection.usable()):
-            connection.abort()
-            self._forget(connection)
-            return
-        connection.idle_since = self._loop.time()
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(connection)
-                return
-        self._idle.append(connection)
-
-    def _pass_turn(self, connection: Connection | None) -> None:
-        if connection is not None:
-            self.release(connection)
-        else:
-            self._connecting -= 1
-            self._wake_next()
-
-    def close(self) -> None:
-        """Drop every connection."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
-        for connection in list(self._all):
-            connection.abort()
-            self._forget(connection)
-        self._idle.clear()
-
-    def _forget(self, connection: Connection) -> None:
-        if connection in self._all:
-            self._all.discard(connection)
-            self._wake_next()
-
-    def _wake_next(self) -> None:
-        """There is room for one more connection: the next who waits may make it."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._connecting += 1
-                turn.set_result(None)
-                return
-
-    def _sweep(self) -> None:
-        now = self._loop.time()
-        for connection in list(self._all):
-            connection.expire(now)
-            if now > connection.retires_at:
-                connection.retire()
-        oldest = now - self._limits.keep_alive_s
-        kept: list[Connection] = []
-        for connection in self._idle:
-            if connection.closed or connection.idle_since < oldest or now > connection.retires_at:
-                connection.abort()
-                self._forget(connection)
-            else:
-                kept.append(connection)
-        self._idle = kept
-        self._sweeper = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, TunnelFailed):
-        return str(error)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not to be trusted: {error.verify_message}"
-    return "not in time" if isinstance(error, TimeoutError) else type(error).__name__
