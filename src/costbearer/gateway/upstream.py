@@ -24,6 +24,8 @@ AGE_JITTER = 0.1
 """Connections that were made together are not all renewed together: each lives up to this share shorter."""
 
 BrokenKind = Literal["reset", "cut_off", "first_byte_timeout", "idle_timeout", "protocol", "too_large"]
+End = Literal["whole"] | BrokenKind
+"""How a reply ended. It does so once: what happens to its connection afterwards says nothing about it."""
 
 
 class ConnectFailed(Exception):
@@ -99,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._received = 0
         self._paused = False
-        self._broken: BrokenKind | None = None
+        self._end: End | None = None
         self._until_close = False
         self._keep_alive = False
         self._hurried: float | None = None
@@ -113,7 +115,6 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.headers: dict[str, str] = {}
         self.has_head = False
-        self.complete = False
 
     # -- asyncio.Protocol
 
@@ -130,14 +131,16 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._break("protocol")
             return
-        if not self.complete:
+        if self._end is None:
             self._expect_more(len(data))
         self._wake()
 
     def _expect_more(self, size: int) -> None:
         """The reply is not whole yet, and the last part of it had that many bytes."""
-        self.deadline = self._loop.time() + self._limits.idle_s if self._hurried is None else self._hurried
-        self.deadline_kind = "idle_timeout"
+        if self.has_head:
+            # An interim answer (1xx) is no reply: the provider still has its time to the first byte of one.
+            self.deadline = self._loop.time() + self._limits.idle_s if self._hurried is None else self._hurried
+            self.deadline_kind = "idle_timeout"
         self._received += size
         if len(self._written) > REPLY_HEADERS_MAX or (not self.has_head and self._received > REPLY_HEADER_BYTES_MAX):
             self._break("protocol")
@@ -150,17 +153,17 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        if self.busy and not self.complete:
-            if self.has_head and self._until_close and exc is None:
-                self.complete = True
-            elif self._broken is None:
-                self._broken = "reset" if exc is not None else "cut_off"
+        if self._end is None:
+            if exc is not None:
+                self._end = "reset"
+            else:
+                self._end = "whole" if self.has_head and self._until_close else "cut_off"
         self._wake()
 
     # -- httptools callbacks
 
     def on_message_begin(self) -> None:
-        if self.complete:
+        if self._end is not None:
             raise httptools.HttpParserError("a second reply to one request")
         self._written.clear()
 
@@ -179,8 +182,8 @@ class Connection(asyncio.Protocol):
         )
 
     def on_message_complete(self) -> None:
-        if self.has_head:
-            self.complete = True
+        if self.has_head and self._end is None:
+            self._end = "whole"
             # The parser knows this only here; afterwards it speaks of the next message.
             self._keep_alive = not self._until_close and not self._retired and self._parser.should_keep_alive()
 
@@ -210,8 +213,10 @@ class Connection(asyncio.Protocol):
             ReplyBroken: the connection ended or stalled before that.
         """
         while not self.has_head:
-            if self._broken is not None:
-                raise ReplyBroken(self._broken)
+            end = self._end
+            if end is not None:
+                assert end != "whole", "no reply is whole without its head"
+                raise ReplyBroken(end)
             await self._news()
 
     async def chunk(self) -> bytes | None:
@@ -221,10 +226,11 @@ class Connection(asyncio.Protocol):
             ReplyBroken: the body ended or stalled before it was whole; what came before was given out.
         """
         while not self._pieces:
-            if self.complete:
+            end = self._end
+            if end == "whole":
                 return None
-            if self._broken is not None:
-                raise ReplyBroken(self._broken)
+            if end is not None:
+                raise ReplyBroken(end)
             await self._news()
         if len(self._pieces) == 1:
             data = self._pieces.popleft()
@@ -239,11 +245,11 @@ class Connection(asyncio.Protocol):
 
     def at_end(self) -> bool:
         """Is the body whole and given out?"""
-        return self.complete and not self._pieces
+        return self._end == "whole" and not self._pieces
 
     def arrived(self) -> bytes | None:
         """The whole body where it is there already and in one piece, as short answers are; None where it is not."""
-        return self._pieces.popleft() if self.complete and len(self._pieces) == 1 else None
+        return self._pieces.popleft() if self._end == "whole" and len(self._pieces) == 1 else None
 
     async def whole(self) -> bytes:
         """The whole body of a reply that is not a stream.
@@ -271,8 +277,8 @@ class Connection(asyncio.Protocol):
         """Make ready for the next request; False where none may follow the reply that was read."""
         if self.closed or self._pieces or not self._keep_alive:
             return False
-        self.busy = self.has_head = self.complete = self._keep_alive = False
-        self._hurried = None
+        self.busy = self.has_head = self._keep_alive = False
+        self._end = self._hurried = None
         self._received = 0
         return True
 
@@ -285,6 +291,9 @@ class Connection(asyncio.Protocol):
         """Drop the connection at once, so that the provider stops generating (closing would drain it first)."""
         if not self.closed:
             self.closed = True
+            if self._end is None:
+                # Cut by us: that the transport then closes in good order makes no reply whole.
+                self._end = "cut_off"
             self._transport.abort()
 
     def hurry(self, seconds: float) -> None:
@@ -295,12 +304,12 @@ class Connection(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         """Give up if the deadline has passed. While a reply waits for its caller, the delay is not the provider's."""
-        if self.busy and not self.complete and not self._paused and now > self.deadline:
+        if self.busy and self._end is None and not self._paused and now > self.deadline:
             self._break(self.deadline_kind)
 
     def _break(self, kind: BrokenKind) -> None:
-        if self._broken is None:
-            self._broken = kind
+        if self._end is None:
+            self._end = kind
         self.abort()
         self._wake()
 
