@@ -57,7 +57,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "gateway.retry_after_max_s",
         2.0,
-        "longest wait before a retry; a longer Retry-After goes to the caller",
+        "longest wait before a retry; a longer Retry-After leads to the next upstream, the last one's to the caller",
         minimum=0,
     ),
     Setting("upstream.connect_timeout_s", 10.0, "time to connect, TLS included", minimum=0.1),

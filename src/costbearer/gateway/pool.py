@@ -13,7 +13,7 @@ from collections import deque
 from urllib.parse import urlsplit
 
 from costbearer.gateway.dial import Dialler, TunnelFailed
-from costbearer.gateway.upstream import ConnectFailed, Connection, HeaderNames, Limits
+from costbearer.gateway.upstream import ConnectFailed, Connection, HeaderNames, Limits, PoolFull
 from costbearer.outbound import PORTS, Way
 
 SWEEP_INTERVAL_S = 0.25
@@ -65,7 +65,8 @@ class Pool:
         """An idle connection, the most recently used first, or a new one; where there may be no more, the next free.
 
         Raises:
-            ConnectFailed: refused, unreachable, TLS failed, or none was free in time.
+            PoolFull: there may be no more, and none was free in time.
+            ConnectFailed: refused, unreachable, or TLS failed.
         """
         if (kept := self.take()) is not None:
             return kept
@@ -123,7 +124,10 @@ class Pool:
                 # It was this caller's turn in the very moment in which they gave up.
                 self._pass_turn(turn.result())
             if isinstance(error, TimeoutError):
-                raise ConnectFailed("no connection was free in time") from None
+                limits = self._limits
+                full = f"all {limits.connections_max} (upstream.connections_max) in use for {limits.connect_s:g} s"
+                self._say(f"{self._dialler.route}: {full}")
+                raise PoolFull(full) from None
             raise
 
     def release(self, connection: Connection) -> None:

@@ -32,6 +32,10 @@ class ConnectFailed(Exception):
     """No connection could be made: no byte of the request was sent."""
 
 
+class PoolFull(ConnectFailed):
+    """As many connections as may be are in use, and none became free in time: the limit is ours."""
+
+
 class ReplyBroken(Exception):
     """The request may have been seen, and its reply did not come whole. `kind` says how it ended."""
 
