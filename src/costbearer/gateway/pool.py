@@ -93,7 +93,7 @@ class Pool:
             if self._closed or not connection.usable():
                 connection.abort()
                 raise ConnectionResetError("closed as soon as it was made")
-        except (OSError, TimeoutError, ssl.SSLError, UnicodeError) as error:
+        except (OSError, TimeoutError, ssl.SSLError, ValueError) as error:
             self._wake_next()
             reason = f"{self._dialler.route}: {_said(error)}"
             self._say(reason)
