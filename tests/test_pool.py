@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from costbearer.gateway.pool import Pool
+from costbearer.gateway.pool import SWEEP_INTERVAL_S, Pool
 from costbearer.gateway.upstream import ConnectFailed, Connection, Limits, ReplyBroken
 from tests.harness import gateway
 from tests.proxies import ANSWER, Origin, listening
@@ -191,3 +191,47 @@ def test_nothing_is_left_of_a_pool_that_was_closed_while_it_dialled(run: Run) ->
             assert places(pool) == 0
 
     run(body)
+
+
+# -- how long they are kept
+
+
+STATED: dict[str, float] = {
+    "timeout=1": 0,
+    "timeout=0, max=7": 0,
+    "timeout=3": 2,
+    "max=100,TIMEOUT=3": 2,
+    "timeout=60": 4,
+    "max=5": 4,
+    "timeout=soon": 4,
+    "mytimeout=1": 4,
+    "timeout=99999999999999999999": 4,
+}
+
+
+@pytest.mark.parametrize("stated", STATED)
+def test_a_connection_is_kept_a_second_less_than_its_provider_keeps_it(stated: str, run: Run) -> None:
+    data = b"HTTP/1.1 200 OK\r\nkeep-alive: %s\r\ncontent-length: 2\r\n\r\nok" % stated.encode()
+
+    async def body() -> None:
+        async with listening(origin := Origin(data)), pool_to(origin.port) as pool:
+            assert await ask(pool) == b"ok"
+            if not STATED[stated]:
+                assert pool.take() is None
+                assert places(pool) == 0
+                return
+            (kept,) = pool._idle
+            left = kept.idle_until - asyncio.get_running_loop().time()
+            assert STATED[stated] - 0.5 < left <= STATED[stated]
+            kept.idle_until -= left + 0.001
+            pool._sweep()
+            assert pool.take() is None
+            assert places(pool) == 0
+
+    run(body)
+
+
+def test_connections_are_given_up_before_servers_usually_close_them(tmp_path: Path) -> None:
+    """uvicorn and Node close after 5 s without a word."""
+    config = config_for(tmp_path, "http://127.0.0.1:9/v1")
+    assert config.number("upstream.keep_alive_s") + 2 * SWEEP_INTERVAL_S < 5

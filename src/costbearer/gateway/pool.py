@@ -137,7 +137,6 @@ class Pool:
             connection.abort()
             self._forget(connection)
             return
-        connection.idle_since = self._loop.time()
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -188,10 +187,9 @@ class Pool:
                 connection.retire()
             if connection.closed and not connection.busy:
                 self._forget(connection)
-        oldest = now - self._limits.keep_alive_s
         kept: list[Connection] = []
         for connection in self._idle:
-            if connection.closed or connection.idle_since < oldest or now > connection.retires_at:
+            if connection.closed or now > connection.idle_until or now > connection.retires_at:
                 connection.abort()
                 self._forget(connection)
             else:

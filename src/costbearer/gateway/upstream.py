@@ -8,7 +8,9 @@ the request? `ConnectFailed` says that no byte was sent; `ReplyBroken` that some
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import re
 from collections import deque
 from typing import Literal, cast
 
@@ -20,8 +22,13 @@ HEADER_NAMES_KNOWN_MAX = 256
 """How many header names of one provider are remembered, as it writes them."""
 BUFFER_BYTES_MAX = 256 * 1024
 """Reading from the provider pauses while the caller has this much still to take."""
+KEEP_ALIVE_MARGIN_S = 1.0
+"""So long before the time that a provider states a connection is given up: what is sent while the provider closes is
+lost, and whether it was seen nobody knows."""
 AGE_JITTER = 0.1
 """Connections that were made together are not all renewed together: each lives up to this share shorter."""
+
+_TIMEOUT = re.compile(r"(?:^|[,\s])timeout=([0-9]{1,9})(?![0-9])", re.IGNORECASE)
 
 BrokenKind = Literal["reset", "cut_off", "first_byte_timeout", "idle_timeout", "protocol", "too_large"]
 End = Literal["whole"] | BrokenKind
@@ -108,6 +115,8 @@ class Connection(asyncio.Protocol):
         self._end: End | None = None
         self._until_close = False
         self._keep_alive = False
+        self._kept_s = limits.keep_alive_s
+        self._kept_as = ""
         self._hurried: float | None = None
         self._retired = False
         self.closed = False
@@ -115,7 +124,7 @@ class Connection(asyncio.Protocol):
         self.retires_at = loop.time() + limits.age_s * (1 - AGE_JITTER * random.random())  # noqa: S311  no secret
         self.deadline = 0.0
         self.deadline_kind: BrokenKind = "first_byte_timeout"
-        self.idle_since = 0.0
+        self.idle_until = 0.0
         self.status = 0
         self.headers: dict[str, str] = {}
         self.has_head = False
@@ -124,6 +133,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.idle_until = self._loop.time() + self._kept_s
 
     def data_received(self, data: bytes) -> None:
         if not self.busy:
@@ -281,6 +291,13 @@ class Connection(asyncio.Protocol):
         """Make ready for the next request; False where none may follow the reply that was read."""
         if self.closed or self._pieces or not self._keep_alive:
             return False
+        stated = self.headers.get("keep-alive")
+        if stated is not None and stated != self._kept_as:
+            self._kept_as = stated
+            self._kept_s = min(self._limits.keep_alive_s, _kept_s(stated))
+        if self._kept_s <= 0:
+            return False
+        self.idle_until = self._loop.time() + self._kept_s
         self.busy = self.has_head = self._keep_alive = False
         self._end = self._hurried = None
         self._received = 0
@@ -325,3 +342,9 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _kept_s(stated: str) -> float:
+    """How long a connection may be idle by its provider's `Keep-Alive` header; without end where it does not say."""
+    found = _TIMEOUT.search(stated)
+    return math.inf if found is None else int(found[1]) - KEEP_ALIVE_MARGIN_S
