@@ -49,6 +49,8 @@ async def relay(worker: Worker, request: Request, answer: Call | Refusal) -> Non
     try:
         if not 200 <= status < 300:
             await _relay_refusal(request, call, connection)
+        elif "content-encoding" in connection.headers and _coding(connection.headers):
+            raise _coded(call, _coding(connection.headers))
         elif (stream_type := call.target.operation.streams.get(_content_type(connection))) is not None:
             await _relay_stream(worker, request, call, connection, stream_type)
         else:
@@ -77,7 +79,30 @@ def _give(request: Request, refusal: Refusal) -> None:
     if status < 400:
         raise UpstreamFailed(f"{name} answered with a redirect (status {status}); redirects are not followed")
     shown = call.target.operation.shown(request.asked, status, body, headers)
-    request.caller.wire.respond(status, _headers(request, call, headers), shown)
+    relayed = _headers(request, call, headers)
+    if shown is body and (coding := _coding(headers)):
+        relayed.append(("content-encoding", coding))
+    request.caller.wire.respond(status, relayed, shown)
+
+
+def _coding(headers: Mapping[str, str]) -> str:
+    """How the body is packed, in spite of what was asked for; empty where it is not."""
+    coding = headers.get("content-encoding", "").strip().lower()
+    return "" if coding == "identity" else coding
+
+
+def _coded(call: Call, coding: str) -> UpstreamFailed:
+    """Close a call whose reply is packed: its usage cannot be read, and neither could a caller who was not told."""
+    ending = call.ending("error", error_code="reply_coded")
+    if call.asked.free:
+        call.close(settle.not_billed(call.intent, ending))
+    elif call.header_cost is not None:
+        call.close(settle.stated(call.intent, ending, call.header_cost, call.target.model))
+    else:
+        call.close(settle.unknown(call.intent, ending, "reply_unreadable"))
+    return UpstreamFailed(
+        f"{call.target.provider.name} answered in the coding {coding[:20]!r}, which it was asked not to use"
+    )
 
 
 async def _relay_whole(worker: Worker, request: Request, call: Call, connection: Connection) -> None:
@@ -89,10 +114,11 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
             raise no_reply(call, broken) from None
     operation = call.target.operation
     reading = _as_deployed(call, operation.whole(call.asked, body, connection.headers))
+    unreadable = bool(reading.notes) and not UNREADABLE.isdisjoint(reading.notes)
     entry = call.close(
         settle.read(
             call.intent,
-            call.ending("ok"),
+            call.ending("error", error_code="reply_unreadable") if unreadable else call.ending("ok"),
             reading,
             call.asked,
             worker.prices,
@@ -102,7 +128,7 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
     )
     if worker.sync_always:
         await worker.recorded(call)
-    if reading.notes and not UNREADABLE.isdisjoint(reading.notes):
+    if unreadable:
         raise UpstreamFailed(
             f"{call.target.provider.name} answered {connection.status} with something that cannot be read"
         )
