@@ -168,10 +168,12 @@ def test_what_cannot_be_written_to_gives_its_place_back(
         ):
             pool = running.worker.pools["openai"]
             assert (await running.ask(asked())).status == 200
-            monkeypatch.setattr(Connection, "usable", lambda _: True)
+            looks = iter([True])
+            monkeypatch.setattr(Connection, "usable", lambda _: next(looks, False))
             pool._idle[0]._transport.abort()
             assert (await running.ask(asked())).status == 502
             monkeypatch.undo()
+            assert places(pool) == 0, "at once, and not by the next sweep"
             assert (await running.ask(asked())).status == 200
             assert [entry.error_code for entry in running.entries()] == [None, "connect_failed", None]
 

@@ -132,7 +132,7 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """Give a connection back: kept, or handed on, if its reply was read to the end; dropped otherwise."""
-        fit = connection.renew() if connection.busy else not connection.closed
+        fit = connection.renew() if connection.busy else connection.usable()
         if not fit or (self._waiting and not connection.usable()):
             connection.abort()
             self._forget(connection)
