@@ -7,6 +7,7 @@ import base64
 import errno
 import logging
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 import uvloop
 
 from costbearer.gateway.dial import NEXT_ADDRESS_S, reach
-from costbearer.gateway.upstream import ConnectFailed, Connection, Limits, Pool, ReplyBroken
+from costbearer.gateway.lookup import HOLD_S, Lookup
+from costbearer.gateway.pool import Pool
+from costbearer.gateway.upstream import ConnectFailed, Connection, Limits, ReplyBroken
 from costbearer.outbound import Proxy, Way
 from tests.proxies import ANSWER, ConnectProxy, Listener, Origin, Papers, listening, papers
 
@@ -222,11 +225,11 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
     """The name `many.example` has these addresses from now on; gives the names that were asked for."""
     asked: list[str] = []
 
-    plain = asyncio.get_running_loop().getaddrinfo
+    plain = socket.getaddrinfo
 
-    async def getaddrinfo(host: str, port: int, **more: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, *more: Any, **named: Any) -> list[Any]:
         if host != "many.example":
-            return list(await plain(host, port, **more))
+            return list(plain(host, port, *more, **named))
         asked.append(host)
         families = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in addresses]
         return [
@@ -234,8 +237,14 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
             for family, each in zip(families, addresses, strict=True)
         ]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
+
+
+async def reached() -> socket.socket:
+    """A connection to `many.example`."""
+    loop = asyncio.get_running_loop()
+    return await reach(loop, await Lookup("many.example", 9, loop).addresses())
 
 
 def silent(monkeypatch: pytest.MonkeyPatch, *dead: str) -> None:
@@ -278,7 +287,7 @@ def test_when_every_address_is_dead_the_call_fails_in_time(monkeypatch: pytest.M
     async def body() -> None:
         resolving(monkeypatch, "127.0.0.3", "127.0.0.4")
         with pytest.raises(OSError) as caught:
-            await reach(asyncio.get_running_loop(), "many.example", 9)
+            await reached()
         assert caught.value.errno == errno.ECONNREFUSED
         silent(monkeypatch, "127.0.0.3", "127.0.0.4")
         before = open_files()
@@ -304,7 +313,7 @@ def test_families_take_turns(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
 
         monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
         with pytest.raises(ConnectionRefusedError):
-            await reach(asyncio.get_running_loop(), "many.example", 9)
+            await reached()
         assert tried == ["fd00::1", "127.0.0.3", "fd00::2", "fd00::3"]
 
     run(body)
@@ -335,6 +344,7 @@ def test_a_connection_is_used_for_its_time_and_then_the_name_is_resolved_anew(
     async def body() -> None:
         origin = Origin(delay_s=0.01)
         async with listening(origin):
+            monkeypatch.setattr("costbearer.gateway.lookup.HOLD_S", 0.0)
             asked = resolving(monkeypatch, "127.0.0.1")
             pool = pool_to(f"http://many.example:{origin.port}", age_s=0.5)
             began = time.monotonic()
@@ -360,5 +370,95 @@ def test_connections_do_not_all_grow_old_at_once(run: Run) -> None:
         assert max(ends) <= 301
         assert max(ends) - min(ends) > 15
         pool.close()
+
+    run(body)
+
+
+# -- names
+
+
+def test_a_name_whose_servers_are_silent_holds_up_no_other(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """The loop's own look-ups share a few threads, and are not ended when their callers give up."""
+    plain, speak = socket.getaddrinfo, threading.Event()
+    asked: list[str] = []
+
+    def getaddrinfo(host: str, port: int, *more: Any, **named: Any) -> list[Any]:
+        if host == "silent.example":
+            asked.append(host)
+            speak.wait(20)
+        return list(plain(host if host != "well.example" else "127.0.0.1", port, *more, **named))
+
+    async def body() -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        async with listening(origin := Origin()):
+            sick, well = pool_to("http://silent.example", connect_s=0.2), pool_to(f"http://well.example:{origin.port}")
+            calls = [asyncio.create_task(ask(sick)) for _ in range(40)]
+            await asyncio.sleep(0.01)
+            began = time.monotonic()
+            assert await ask(well) == ANSWER
+            for call in calls:
+                with pytest.raises(ConnectFailed, match="not in time"):
+                    await call
+            with pytest.raises(ConnectFailed, match="not in time"):
+                await ask(sick)
+            assert time.monotonic() - began < 1.5
+            assert len(asked) == 1, "one look-up for all"
+            speak.set()
+            sick.close()
+            well.close()
+
+    try:
+        run(body)
+    finally:
+        speak.set()
+
+
+def test_addresses_hold_for_a_while_and_not_when_they_lead_nowhere(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    async def body() -> None:
+        asked = resolving(monkeypatch, "127.0.0.1")
+        async with listening(origin := Origin()):
+            pool = pool_to(f"http://many.example:{origin.port}")
+            assert await asyncio.gather(*(ask(pool) for _ in range(5))) == [ANSWER] * 5
+            pool._sweep()
+            pool._idle.clear()
+            assert await ask(pool) == ANSWER
+            assert (len(asked), origin.connections) == (1, 6)
+            assert HOLD_S < 10, "a name that moves is followed soon"
+        pool._idle.clear()
+        for looked_up in (1, 2):
+            with pytest.raises(ConnectFailed):
+                await ask(pool)
+            assert len(asked) == looked_up
+        pool.close()
+
+    run(body)
+
+
+def test_a_name_that_is_not_known_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    asked: list[str] = []
+
+    def getaddrinfo(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        if len(asked) == 3:
+            return []
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    async def body() -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        lookup = Lookup("nowhere.example", 9, asyncio.get_running_loop())
+        for fault in ("no such name", "no such name", "has no address"):
+            with pytest.raises(OSError, match=fault):
+                await lookup.addresses()
+        assert len(asked) == 3
+
+    run(body)
+
+
+def test_an_address_needs_no_look_up(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    async def body() -> None:
+        monkeypatch.setattr(threading, "Thread", None)
+        for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+            (found,) = await Lookup(host, 9, asyncio.get_running_loop()).addresses()
+            assert (found[0], found[4][:2]) == (family, (host, 9))
 
     run(body)

@@ -287,7 +287,7 @@ def test_a_full_pool_hands_its_connection_on(tmp_path: Path) -> None:
     run(body)
 
 
-def test_a_pool_that_stays_full_says_so(tmp_path: Path) -> None:
+def test_a_pool_that_stays_full_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def never(_: Provider, writer: asyncio.StreamWriter) -> bool:
         await asyncio.sleep(1.5)
         writer.write(reply())
@@ -303,10 +303,14 @@ def test_a_pool_that_stays_full_says_so(tmp_path: Path) -> None:
             first = asyncio.create_task(running.ask(asked()))
             await asyncio.sleep(0.1)
             second = await running.ask(asked())
-            assert (second.status, second.error_code) == (502, "upstream_failed")
+            assert (second.status, second.error_code) == (503, "upstream_busy")
+            assert second.headers["retry-after"] == "1"
+            assert "upstream.connections_max" in second.json["error"]["message"]
+            assert "upstream.connections_max" in caplog.text
             assert (await first).status == 200
             assert (await running.ask(asked())).status == 200, "its place in the pool was not lost"
             assert [entry.cost_usd for entry in running.entries()] == [money.ZERO, COST, COST]
+            assert running.entries()[0].error_code == "upstream_busy"
 
     run(body)
 

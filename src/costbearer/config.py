@@ -57,7 +57,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "gateway.retry_after_max_s",
         2.0,
-        "longest wait before a retry; a longer Retry-After goes to the caller",
+        "longest wait before a retry; a longer Retry-After leads to the next upstream, the last one's to the caller",
         minimum=0,
     ),
     Setting("upstream.connect_timeout_s", 10.0, "time to connect, TLS included", minimum=0.1),
@@ -65,7 +65,13 @@ SETTINGS: tuple[Setting, ...] = (
         "upstream.first_byte_timeout_s", 300.0, "time from the request to the first byte of the reply", minimum=0.1
     ),
     Setting("upstream.idle_timeout_s", 120.0, "longest silence inside a reply", minimum=0.1),
-    Setting("upstream.keep_alive_s", 30.0, "how long an idle connection is kept", minimum=0),
+    # Providers behind Node or uvicorn close after 5 s and do not say so.
+    Setting(
+        "upstream.keep_alive_s",
+        4.0,
+        "how long an idle connection is kept; less where the provider states that it closes earlier",
+        minimum=0,
+    ),
     Setting(
         "upstream.connection_age_s",
         300.0,

@@ -23,6 +23,7 @@
     |   |-- EndpointNotMetered      endpoint_not_metered  404
     |   |-- RateLimited             rate_limited          429
     |   |-- UpstreamFailed          upstream_failed       502
+    |   |-- UpstreamBusy            upstream_busy         503
     |   |-- UpstreamTimeout         upstream_timeout      504
     |   |-- NotRecording            not_recording         503
     |   `-- ShuttingDown            shutting_down         503
@@ -160,6 +161,13 @@ class RateLimited(CallRefused):
 class UpstreamFailed(CallRefused):
     code = "upstream_failed"
     http_status = 502
+
+
+class UpstreamBusy(CallRefused):
+    """As many connections to the provider as `upstream.connections_max` allows are in use."""
+
+    code = "upstream_busy"
+    http_status = 503
 
 
 class UpstreamTimeout(CallRefused):

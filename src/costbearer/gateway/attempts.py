@@ -3,23 +3,34 @@
 Safe to try again: no byte was sent, or the provider itself answered with a status that says it did not do the work
 (`RETRYABLE`). After a reset or a timeout the provider may have done it, so the caller is told and decides; the same
 holds where something in front of the provider says so for it (`DOUBTFUL`).
+
+An upstream that asks to be left alone for long, or whose retries are used up, gives way to the next at once: waiting is
+for the same upstream only. The caller gets the first answer, or else the first refusal, that a provider gave.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 from decimal import Decimal
+from typing import NamedTuple
 
 from costbearer import money
 from costbearer.dialects import reply
 from costbearer.dialects.base import Outgoing
-from costbearer.errors import AmountInvalid, CallRefused, ShuttingDown, UpstreamFailed, UpstreamTimeout
+from costbearer.errors import (
+    AmountInvalid,
+    CallRefused,
+    PriceUnknown,
+    ShuttingDown,
+    UpstreamBusy,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
 from costbearer.gateway import settle
 from costbearer.gateway.calls import Call, Request
 from costbearer.gateway.resolve import Target
-from costbearer.gateway.upstream import ConnectFailed, Connection, ReplyBroken
+from costbearer.gateway.upstream import ConnectFailed, Connection, PoolFull, ReplyBroken
 from costbearer.gateway.worker import Worker
 from costbearer.ledger import Entry
 
@@ -29,56 +40,119 @@ DOUBTFUL = frozenset({408, 502, 504})
 """Statuses that a proxy also gives when it lost sight of a provider at work. Without the provider's own request id in
 the answer nobody knows whether the work was done."""
 BACKOFF_S = 0.25
+REFUSAL_S = 1.0
+"""How long the body of a refusal is awaited before the next attempt."""
+REFUSAL_BYTES_MAX = 64 * 1024
+"""How much of it is read: providers explain themselves in far less."""
 TIMEOUTS = frozenset({"first_byte_timeout", "idle_timeout"})
 
 
-def plan(targets: tuple[Target, ...], retries: int) -> Iterator[tuple[Target, str | None]]:
-    """The attempts in order, each with the reason it exists: the first, its retries, then the fallbacks and theirs."""
-    for index, target in enumerate(targets):
-        yield target, "fallback" if index else None
-        for _ in range(retries):
-            yield target, "retry"
+class Refusal(NamedTuple):
+    """A provider's answer that was worth another attempt. It goes to the caller where no attempt gives a better one."""
+
+    call: Call
+    status: int
+    headers: dict[str, str]
+    body: bytes
 
 
-async def attempt(worker: Worker, request: Request) -> Call:
-    """Try the plan until a provider answers with something to relay; the call comes back open, at the reply's body.
+class Miss(NamedTuple):
+    """An attempt whose call is closed and whose answer, if there was one, is not yet what the caller gets."""
+
+    failure: Refusal | CallRefused
+    wait_s: float | None
+    """To be waited before the same upstream is asked again; None where it must not be."""
+
+
+class Plan:
+    """The upstreams of a request in their order. Each is put into its provider's words when it is its turn, not before:
+    translating costs time, and a fallback is seldom needed."""
+
+    __slots__ = ("_next", "_request", "_rest", "refusal")
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._rest = iter(request.targets)
+        self._next: tuple[Target, Outgoing] | None = None
+        self.refusal: CallRefused | None = None
+        """Why the first of those that cannot be asked cannot."""
+
+    def take(self) -> tuple[Target, Outgoing] | None:
+        """The next that can be asked."""
+        found = self._next or self._find()
+        self._next = None
+        return found
+
+    def more(self) -> bool:
+        """Will `take` give another?"""
+        self._next = self._next or self._find()
+        return self._next is not None
+
+    def refuse(self, refusal: CallRefused) -> None:
+        """The upstream that was taken cannot be asked after all."""
+        self.refusal = self.refusal or refusal
+
+    def _find(self) -> tuple[Target, Outgoing] | None:
+        request = self._request
+        for target in self._rest:
+            try:
+                return target, target.operation.outgoing(request.asked, target.model, request.labels)
+            except CallRefused as refusal:
+                # What one provider cannot be asked, the next perhaps can.
+                self.refuse(refusal)
+        return None
+
+
+async def attempt(worker: Worker, request: Request) -> Call | Refusal:
+    """Ask one upstream after the other until a provider answers with something to relay: an open call, at the body of
+    its reply. Where none does, the first refusal that a provider gave.
 
     Raises:
-        CallRefused: no attempt gave an answer, or the journal refused the intent (then nothing was sent). Every call
-            that was opened has its entry by then.
+        CallRefused: no provider answered, or the journal refused the intent (then nothing was sent). Every call that
+            was opened has its entry by then.
     """
-    last = len(request.targets) * (1 + worker.retries)
-    failure: CallRefused | None = None
-    for number, (target, reason) in enumerate(plan(request.targets, worker.retries), start=1):
-        try:
-            outgoing = target.operation.outgoing(request.asked, target.model, request.labels)
-        except CallRefused as refusal:
-            # What one provider cannot be asked, the next perhaps can.
-            failure = failure or refusal
-            continue
-        call = await worker.open(request, target, outgoing, number, reason)
-        try:
-            wait = await _try(worker, request, call, outgoing, last=number == last)
-        except ConnectFailed:
-            call.close(settle.not_billed(call.intent, call.ending("error", error_code="connect_failed")))
-            worker.done(call)
-            failure = UpstreamFailed(f"no connection to {target.provider.name} could be made; nothing was sent to it")
-            wait = 0.0
-        except BaseException:
-            worker.done(call, abandoned="gateway_fault")
-            raise
-        if wait is None:
-            return call
-        if not call.wanted:
-            break
-        await asyncio.sleep(wait)
-        if request.caller.gone:
-            break
-    raise failure or UpstreamFailed("the caller left before an answer came")
+    plan = Plan(request)
+    kept: Refusal | CallRefused | None = None
+    number = 0
+    while (upstream := plan.take()) is not None:
+        target, outgoing = upstream
+        for left in range(worker.retries, -1, -1):
+            reason = "retry" if left < worker.retries else "fallback" if number else None
+            try:
+                call = await worker.open(request, target, outgoing, number + 1, reason)
+            except PriceUnknown as unpriced:
+                plan.refuse(unpriced)
+                break
+            number += 1
+            try:
+                missed = await _try(worker, request, call, outgoing, plan, left)
+            except ConnectFailed as failed:
+                missed = _unsent(worker, call, failed)
+            except BaseException:
+                worker.done(call, abandoned="gateway_fault")
+                raise
+            if missed is None:
+                return call
+            if not isinstance(kept, Refusal):
+                kept = missed.failure
+            if not call.wanted:
+                return _given_up(kept)
+            if not left or missed.wait_s is None:
+                break
+            await asyncio.sleep(missed.wait_s)
+            if request.caller.gone:
+                return _given_up(kept)
+    return _given_up(kept or plan.refusal)
 
 
-async def _try(worker: Worker, request: Request, call: Call, outgoing: Outgoing, *, last: bool) -> float | None:
-    """One attempt. None: its answer is the one to relay. Else it is closed, and that many seconds are to be waited.
+def _given_up(kept: Refusal | CallRefused | None) -> Refusal:
+    if isinstance(kept, Refusal):
+        return kept
+    raise kept or UpstreamFailed("no upstream could be asked")
+
+
+async def _try(worker: Worker, request: Request, call: Call, outgoing: Outgoing, plan: Plan, left: int) -> Miss | None:
+    """One attempt, after which the same upstream may be asked `left` times. None: its answer is the one to relay.
 
     Raises:
         ConnectFailed: nothing was sent; the call is still open.
@@ -91,7 +165,11 @@ async def _try(worker: Worker, request: Request, call: Call, outgoing: Outgoing,
     if not call.wanted:
         pool.release(connection)
         raise ConnectFailed("no longer wanted")
-    connection.send(head, outgoing.body)
+    try:
+        connection.send(head, outgoing.body)
+    except ConnectFailed:
+        pool.release(connection)
+        raise
     call.connection = connection
     try:
         if not connection.has_head:
@@ -100,13 +178,37 @@ async def _try(worker: Worker, request: Request, call: Call, outgoing: Outgoing,
         raise no_reply(call, broken) from None
     call.answered(_provider_request_id(target, connection.headers))
     call.header_cost = _header_cost(connection, target)
-    wait = _wait_before_retry(worker, call, connection)
-    if last or wait is None:
+    wait = _retry_after(worker, call, connection)
+    if wait is None:
         return None
-    await _discard(connection)
-    call.close(refused(call))
+    again = left > 0 and wait <= worker.retry_after_max_s
+    if not again and not plan.more():
+        return None
+    body = await _rest(connection)
+    refusal = Refusal(call, connection.status, connection.headers, body)
+    call.close(refused(call, body))
     worker.done(call)
-    return wait
+    return Miss(refusal, wait if again else None)
+
+
+def _unsent(worker: Worker, call: Call, failed: ConnectFailed) -> Miss:
+    """Close a call of which no byte was sent."""
+    name = call.target.provider.name
+    full = isinstance(failed, PoolFull)
+    try:
+        # A connection that is still being made when the worker ends finds its call closed.
+        if not call.closed:
+            code = UpstreamBusy.code if full else "connect_failed"
+            call.close(settle.not_billed(call.intent, call.ending("error", error_code=code)))
+    finally:
+        worker.done(call)
+    if call.stopped:
+        return Miss(ShuttingDown("the gateway is shutting down; send the request again"), None)
+    if full:
+        # Its turn was waited for as long as may be: the same again would only make the queue longer.
+        said = f"all connections to {name} are in use (upstream.connections_max); nothing was sent, try again later"
+        return Miss(UpstreamBusy(said), None)
+    return Miss(UpstreamFailed(f"no connection to {name} could be made; nothing was sent to it"), 0.0)
 
 
 def refused(call: Call, body: bytes = b"") -> Entry:
@@ -143,8 +245,8 @@ def _provider_request_id(target: Target, headers: dict[str, str]) -> str | None:
     return target.dialect.provider_request_id(headers)
 
 
-def _wait_before_retry(worker: Worker, call: Call, connection: Connection) -> float | None:
-    """Seconds to wait before the next attempt, or None where this answer is the one to relay."""
+def _retry_after(worker: Worker, call: Call, connection: Connection) -> float | None:
+    """Seconds to wait before the same upstream may be asked again, or None where this answer is the one to relay."""
     status = connection.status
     if status not in RETRYABLE or worker.draining or call.header_cost:
         return None
@@ -153,16 +255,25 @@ def _wait_before_retry(worker: Worker, call: Call, connection: Connection) -> fl
     stated = connection.headers.get("retry-after", "").strip()
     whole, _, part = stated.partition(".")
     known = stated.isascii() and whole.isdecimal() and (not part or part.isdecimal())
-    wait = float(stated) if known else BACKOFF_S * (1 + random.random())  # noqa: S311 - jitter
-    return wait if wait <= worker.retry_after_max_s else None
+    return float(stated) if known else BACKOFF_S * (1 + random.random())  # noqa: S311 - jitter
 
 
-async def _discard(connection: Connection) -> None:
-    """Take the rest of a reply nobody will see, so that the connection can be used again."""
+async def _rest(connection: Connection) -> bytes:
+    """The rest of a refusal that is perhaps nobody's answer; nothing where it is long or slow. Read to its end, its
+    connection can be used again; but the next attempt does not wait for it long."""
+    connection.hurry(REFUSAL_S)
+    parts: list[bytes] = []
+    size = 0
     try:
-        await connection.whole()
+        while (piece := await connection.chunk()) is not None:
+            parts.append(piece)
+            size += len(piece)
+            if size > REFUSAL_BYTES_MAX:
+                connection.abort()
+                return b""
     except ReplyBroken:
-        connection.abort()
+        return b""
+    return b"".join(parts)
 
 
 def _header_cost(connection: Connection, target: Target) -> Decimal | None:

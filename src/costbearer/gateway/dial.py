@@ -16,6 +16,7 @@ from collections import deque
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from costbearer.gateway.lookup import Address, Lookup
 from costbearer.outbound import PORTS, Proxy, Way, authority
 
 NEXT_ADDRESS_S = 0.25
@@ -39,6 +40,8 @@ class Dialler:
         self.route = authority(self.host, self.port) + (f" by proxy {way.proxy.url}" if way.proxy is not None else "")
         self._loop = loop
         self._proxy = way.proxy
+        first = (self.host, self.port) if way.proxy is None else (way.proxy.host, way.proxy.port)
+        self._lookup = Lookup(*first, loop)
         self._tls = way.tls() if parts.scheme == "https" else None
         self._proxy_tls = way.proxy_tls() if way.proxy is not None and way.proxy.scheme == "https" else None
 
@@ -47,19 +50,28 @@ class Dialler:
 
         Raises:
             TunnelFailed: by the proxy's word, or for want of one.
-            OSError, ssl.SSLError, UnicodeError: unreachable, refused, not to be trusted, or no name at all.
+            OSError, ssl.SSLError, ValueError: unreachable, refused, not to be trusted, or no name at all.
         """
         if self._proxy is None:
-            await self._begin(protocol, await reach(self._loop, self.host, self.port), self._tls, self.host)
+            await self._begin(protocol, await self._reach(), self._tls, self.host)
             return
         proxy = self._proxy
         tunnel = Tunnel(self._loop, proxy)
-        await self._begin(tunnel, await reach(self._loop, proxy.host, proxy.port), self._proxy_tls, proxy.host)
+        await self._begin(tunnel, await self._reach(), self._proxy_tls, proxy.host)
         try:
             await tunnel.open(self.host, self.port)
             await self._pass_on(tunnel.transport, protocol)
         except BaseException:
             tunnel.transport.abort()
+            raise
+
+    async def _reach(self) -> socket.socket:
+        addresses = await self._lookup.addresses()
+        try:
+            return await reach(self._loop, addresses)
+        except BaseException:
+            # Refused, or silent until whoever waits gave up: perhaps the name has other addresses by now.
+            self._lookup.forget()
             raise
 
     async def _begin(
@@ -139,16 +151,15 @@ class Tunnel(asyncio.Protocol):
             self._answer.exception()
 
 
-async def reach(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    """A connected socket to the first address of `host` that answers; a silent one holds up the others only briefly.
+async def reach(loop: asyncio.AbstractEventLoop, found: list[Address]) -> socket.socket:
+    """A connected socket to the first address that answers; a silent one holds up the others only briefly.
 
     Raises:
-        OSError: no such name, or none of its addresses could be reached; the last address's own error.
+        OSError: none of them could be reached; the last one's own error.
     """
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = deque(_alternating(found))
     running: set[asyncio.Task[socket.socket]] = set()
-    failure: BaseException = OSError(f"{host} has no address")
+    failure: BaseException = OSError("no address")
     try:
         while addresses or running:
             if addresses:
@@ -192,7 +203,7 @@ async def _connected(
     return made
 
 
-def _alternating(found: list[Any]) -> list[Any]:
+def _alternating(found: list[Address]) -> list[Address]:
     """The resolver's order, with the two families taking turns: a broken IPv6 costs one attempt and not all of them."""
     first = [row for row in found if row[0] == found[0][0]]
     second = [row for row in found if row[0] != found[0][0]]

@@ -104,7 +104,7 @@ async def _call(
         caller=caller,
     )
     try:
-        call = await attempt(worker, request)
-        await relay(worker, request, call)
+        answer = await attempt(worker, request)
+        await relay(worker, request, answer)
     finally:
         caller.end()

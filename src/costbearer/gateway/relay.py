@@ -7,12 +7,14 @@ read for whole answers only: on a stream it is sent before the cost is known.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from costbearer import money
 from costbearer.dialects.base import EVENT_STREAM, Reading, ReplyReader
 from costbearer.dialects.deployments import as_deployed
 from costbearer.errors import CallRefused, JournalFailed, NotRecording, ShuttingDown, UpstreamFailed, UpstreamTimeout
 from costbearer.gateway import settle
-from costbearer.gateway.attempts import TIMEOUTS, no_reply, refused
+from costbearer.gateway.attempts import TIMEOUTS, Refusal, no_reply, refused
 from costbearer.gateway.calls import Call, Request
 from costbearer.gateway.edge import Wire
 from costbearer.gateway.replies import BASIS, COST, REQUEST_ID, TRACE_ID
@@ -31,18 +33,24 @@ _OURS = frozenset({401, 407})
 """Statuses that speak of the gateway's own credential; their text is not for callers."""
 
 
-async def relay(worker: Worker, request: Request, call: Call) -> None:
-    """Give the caller the provider's answer and close the call.
+async def relay(worker: Worker, request: Request, answer: Call | Refusal) -> None:
+    """Give the caller the provider's answer and close the call. The call of a refusal is closed already.
 
     Raises:
         CallRefused: the answer cannot be relayed; nothing has been sent to the caller yet and the call is closed.
     """
+    if isinstance(answer, Refusal):
+        _give(request, answer)
+        return
+    call = answer
     connection = call.connection
     assert connection is not None
     status = connection.status
     try:
         if not 200 <= status < 300:
             await _relay_refusal(request, call, connection)
+        elif "content-encoding" in connection.headers and _coding(connection.headers):
+            raise _coded(call, _coding(connection.headers))
         elif (stream_type := call.target.operation.streams.get(_content_type(connection))) is not None:
             await _relay_stream(worker, request, call, connection, stream_type)
         else:
@@ -55,22 +63,46 @@ async def relay(worker: Worker, request: Request, call: Call) -> None:
 
 async def _relay_refusal(request: Request, call: Call, connection: Connection) -> None:
     """A status other than 2xx: not billed, and given to the caller as the provider wrote it."""
-    name = call.target.provider.name
     try:
         body = await connection.whole()
     except ReplyBroken:
         body = b""
     call.close(refused(call, body))
-    if connection.status in _OURS:
-        raise UpstreamFailed(
-            f"{name} refused the gateway's own credential (status {connection.status}); tell its operator"
-        )
-    if connection.status < 400:
-        raise UpstreamFailed(
-            f"{name} answered with a redirect (status {connection.status}); redirects are not followed"
-        )
-    shown = call.target.operation.shown(request.asked, connection.status, body, connection.headers)
-    request.caller.wire.respond(connection.status, _headers(request, call, connection), shown)
+    _give(request, Refusal(call, connection.status, connection.headers, body))
+
+
+def _give(request: Request, refusal: Refusal) -> None:
+    call, status, headers, body = refusal
+    name = call.target.provider.name
+    if status in _OURS:
+        raise UpstreamFailed(f"{name} refused the gateway's own credential (status {status}); tell its operator")
+    if status < 400:
+        raise UpstreamFailed(f"{name} answered with a redirect (status {status}); redirects are not followed")
+    shown = call.target.operation.shown(request.asked, status, body, headers)
+    relayed = _headers(request, call, headers)
+    if shown is body and (coding := _coding(headers)):
+        relayed.append(("content-encoding", coding))
+    request.caller.wire.respond(status, relayed, shown)
+
+
+def _coding(headers: Mapping[str, str]) -> str:
+    """How the body is packed, in spite of what was asked for; empty where it is not."""
+    coding = headers.get("content-encoding", "").strip().lower()
+    return "" if coding == "identity" else coding
+
+
+def _coded(call: Call, coding: str) -> UpstreamFailed:
+    """Close a call whose reply is packed: its usage cannot be read, and neither could a caller who was not told."""
+    ending = call.ending("error", error_code="reply_coded")
+    if call.asked.free:
+        call.close(settle.not_billed(call.intent, ending))
+    elif call.header_cost is not None:
+        call.close(settle.stated(call.intent, ending, call.header_cost, call.target.model))
+    else:
+        call.close(settle.unknown(call.intent, ending, "reply_unreadable"))
+    return UpstreamFailed(
+        f"{call.target.provider.name} answered in the coding {coding[:20]!r}, which it was asked not to use"
+    )
 
 
 async def _relay_whole(worker: Worker, request: Request, call: Call, connection: Connection) -> None:
@@ -82,10 +114,11 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
             raise no_reply(call, broken) from None
     operation = call.target.operation
     reading = _as_deployed(call, operation.whole(call.asked, body, connection.headers))
+    unreadable = bool(reading.notes) and not UNREADABLE.isdisjoint(reading.notes)
     entry = call.close(
         settle.read(
             call.intent,
-            call.ending("ok"),
+            call.ending("error", error_code="reply_unreadable") if unreadable else call.ending("ok"),
             reading,
             call.asked,
             worker.prices,
@@ -95,11 +128,11 @@ async def _relay_whole(worker: Worker, request: Request, call: Call, connection:
     )
     if worker.sync_always:
         await worker.recorded(call)
-    if reading.notes and not UNREADABLE.isdisjoint(reading.notes):
+    if unreadable:
         raise UpstreamFailed(
             f"{call.target.provider.name} answered {connection.status} with something that cannot be read"
         )
-    headers = _headers(request, call, connection)
+    headers = _headers(request, call, connection.headers)
     if entry.cost_usd is not None:
         headers.append((COST, money.text(entry.cost_usd)))
     headers.append((BASIS, entry.basis))
@@ -112,7 +145,7 @@ async def _relay_stream(
     worker: Worker, request: Request, call: Call, connection: Connection, content_type: str
 ) -> None:
     reader = call.target.operation.stream_reader(call.asked, connection.headers)
-    headers = [(name, value) for name, value in _headers(request, call, connection) if name != "content-type"]
+    headers = [(name, value) for name, value in _headers(request, call, connection.headers) if name != "content-type"]
     headers.append(("content-type", content_type))
     wire = request.caller.wire
     wire.begin(connection.status, headers)
@@ -204,9 +237,9 @@ def _content_type(connection: Connection) -> str:
     return connection.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _headers(request: Request, call: Call, connection: Connection) -> list[tuple[str, str]]:
+def _headers(request: Request, call: Call, said: Mapping[str, str]) -> list[tuple[str, str]]:
     relayed = call.target.dialect.relayed_headers
-    headers = [(name, value) for name, value in connection.headers.items() if name in relayed]
+    headers = [(name, value) for name, value in said.items() if name in relayed]
     headers.append((REQUEST_ID, request.id))
     headers.append((TRACE_ID, request.trace_id))
     return headers

@@ -31,8 +31,9 @@ from costbearer.errors import (
     ShuttingDown,
 )
 from costbearer.gateway.calls import Call, Request, RequestIds
+from costbearer.gateway.pool import Pool
 from costbearer.gateway.resolve import Resolver, Target
-from costbearer.gateway.upstream import Limits, Pool
+from costbearer.gateway.upstream import Limits
 from costbearer.journal import GroupCommit, Intent, JournalWriter, Outcome
 from costbearer.keys import KeyRecord, KeyRing
 from costbearer.labels import REQUIRE_PRICE
