@@ -180,8 +180,12 @@ class CallerConnection(asyncio.Protocol):
             self._begin(data, 0)
 
     def eof_received(self) -> None:
-        """A caller who says that nothing more will come does not wait for an answer either (as nginx has it)."""
+        """A caller who says that nothing more will come does not wait for an answer either (as nginx has it).
+
+        The transport closes itself now, but not before what is written has been taken.
+        """
         self._leave()
+        self._see_off()
 
     def connection_lost(self, _: Exception | None) -> None:
         self._leave()
@@ -441,13 +445,17 @@ class CallerConnection(asyncio.Protocol):
     def _close(self) -> None:
         """Close once everything is written; a caller who still sends is listened to for a moment."""
         self._unread = b""
-        self._taken()
-        self._wait_for("linger", self._acceptor.stall_timeout_s if self._unsent else LINGER_S)
+        self._see_off()
         if self._transport.can_write_eof():
             with contextlib.suppress(RuntimeError, OSError):
                 self._transport.write_eof()
                 return
         self._transport.close()
+
+    def _see_off(self) -> None:
+        """No request follows: from now on there is a deadline for what is written to be taken."""
+        self._taken()
+        self._wait_for("linger", self._acceptor.stall_timeout_s if self._unsent else LINGER_S)
 
     def wind_up(self) -> None:
         """Close unless a request is under way. One whose body is still coming would be refused once it is there."""
