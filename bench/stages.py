@@ -19,7 +19,7 @@ import msgspec
 from bench import translation
 from bench.inprocess import in_process, instructions_per_call, request_head
 from bench.machines import ANSWER, REQUEST, TAGS
-from costbearer.attribution import Bearer, Said, attribute
+from costbearer.attribution import Bearer, Hashers, Said, attribute
 from costbearer.contract import Prices
 from costbearer.dialects.openai_chat import OpenAIChat
 from costbearer.forms import draft
@@ -76,14 +76,14 @@ def measure(quick: bool) -> list[tuple[str, str]]:
             "started_at": now,
             "key_id": BEARER.key_id,
             "key_team": BEARER.team,
-            "attribution": attribute(BEARER, Said(), _hashed).fields,
+            "attribution": attribute(BEARER, Said(), Hashers(_hashed)).fields,
             "route": "auto",
             "provider": "openai",
             "request_model": "gpt-4o-mini",
             "operation": "chat",
             "bound_usd": Decimal("0.0001"),
             "reason_unknown": "in_flight",
-            **attribute(BEARER, Said(), _hashed).values,
+            **attribute(BEARER, Said(), Hashers(_hashed)).values,
         }
         intent = Entry(**fields)
         ending = Ending(status="ok", ended_at=now, duration_ms=1, http_status=200)
@@ -111,8 +111,8 @@ def measure(quick: bool) -> list[tuple[str, str]]:
             ("authenticate", lambda: ring.authenticate(key, now)),
             ("read the request", lambda: dialect.read(plain)),
             ("read the request, with tags", lambda: dialect.read(tagged)),
-            ("attribute", lambda: attribute(BEARER, Said(), _hashed)),
-            ("attribute, with tags", lambda: attribute(BEARER, Said(body_tags=said.tags), _hashed)),
+            ("attribute", lambda: attribute(BEARER, Said(), Hashers(_hashed))),
+            ("attribute, with tags", lambda: attribute(BEARER, Said(body_tags=said.tags), Hashers(_hashed))),
             ("the body for the provider", lambda: dialect.outgoing(asked, "gpt-4o-mini")),
             ("take the tags off the body", lambda: dialect.outgoing(said, "gpt-4o-mini")),
             ("bound: card, worst tokens, amount", bounded),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from costbearer.attribution import TAG_VALUE_CHARS_MAX, TAGS_MAX, Attributor, Bearer, Said, attribute
+from costbearer.attribution import TAG_VALUE_CHARS_MAX, TAGS_MAX, Attributor, Bearer, Hashers, Said, attribute
 from costbearer.errors import KeyInvalid, LabelMissing, TagMalformed
 from costbearer.frames import HEADER_BYTES, Damage, Frame, FrameAt, Intent, Outcome, encode, heads, read_frames, rows
 from costbearer.journal_files import segment_file
@@ -58,7 +58,7 @@ def tags(data: bytes) -> None:
         return f"h:{field}:{len(value)}"
 
     try:
-        found = attribute(BEARER, said, hasher)
+        found = attribute(BEARER, said, Hashers(hasher))
     except (TagMalformed, LabelMissing) as refused:
         assert refused.message.isprintable(), "the message could steer a terminal"
         return
@@ -71,8 +71,8 @@ def tags(data: bytes) -> None:
     for name in ("user", "tenant"):
         assert name not in found.values or found.values[name].startswith("h:"), "a person is named"
     encode(Intent(msgspec.structs.replace(found.entry, journal=JOURNAL, sequence=1)), 1, bytearray(HEADER_BYTES))
-    assert attribute(BEARER, said, hasher) == found
-    assert Attributor(hasher).attribute(BEARER, said) == found
+    assert attribute(BEARER, said, Hashers(hasher)) == found
+    assert Attributor(Hashers(hasher)).attribute(BEARER, said) == found
 
 
 def journal(data: bytes) -> None:

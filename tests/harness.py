@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from costbearer import money
+from costbearer.attribution import Hashers
 from costbearer.config import Config, load
 from costbearer.contract import Prices
 from costbearer.dialects.registry import all_dialects
@@ -230,7 +231,7 @@ async def gateway(config: Config) -> AsyncIterator[Gateway]:
         load_prices=lambda: Prices(BOOK),
         price_revision=lambda: None,
         key_revision=control.revision,
-        hasher=lambda field, value: f"h1_{field}_{len(value)}",
+        load_hashers=lambda: Hashers(lambda field, value: f"h1_{field}_{len(value)}"),
         loop=loop,
     )
     worker.start()

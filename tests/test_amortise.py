@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from costbearer import amortise as amortising
 from costbearer import corrections, money
-from costbearer.amortise import UNUSED, amortise, keep_amortised
+from costbearer.amortise import UNUSED, Amortiser, amortise
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.contract import Contract
 from costbearer.errors import StoreFailed
@@ -291,37 +290,39 @@ def test_the_console_does_it_by_itself(tmp_path: Path, monkeypatch: pytest.Monke
         day = datetime.now(UTC) - timedelta(days=3)
         on_capacity(writer, 100, started_at=day, ended_at=day)
         bookkeeper.catch_up()
-        stop = threading.Event()
         seen: list[datetime] = []
         plain = amortising.amortise
 
         def watched(*arguments: Any, **more: Any) -> dict[str, Any]:
             seen.append(more["since"])
-            if len(seen) == 3:
-                stop.set()
             return plain(*arguments, **more)
 
         monkeypatch.setattr(amortising, "amortise", watched)
-        keep_amortised(stop, ledger, bookkeeper, lambda: CONTRACT, 0.01)
+        amortiser = Amortiser(ledger, bookkeeper, lambda: CONTRACT)
+        for _ in range(3):
+            amortiser.look()
         assert effective(ledger, kind=AMORTISATION) == sum(shares(ledger).values())
         (entry_id,) = [entry_id for entry_id in shares(ledger) if entry_id is not None]
         assert shares(ledger)[entry_id] > 0
         assert seen[1] - seen[0] >= timedelta(days=2) > seen[2] - seen[1], "all of it once a day, the last days again"
 
 
-def test_trouble_with_it_is_said_and_it_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_trouble_left_missing_is_found_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amortising, "LOOK_BACK", timedelta(days=2))
     with books(tmp_path) as (_, ledger, bookkeeper):
-        stop, asked = threading.Event(), []
+        troubles = iter([StoreFailed("it cannot be read")])
 
         def contract() -> Contract:
-            asked.append(1)
-            if len(asked) == 2:
-                stop.set()
-            raise StoreFailed("it cannot be read")
+            trouble = next(troubles, None)
+            if trouble is not None:
+                raise trouble
+            return CONTRACT
 
-        keep_amortised(stop, ledger, bookkeeper, contract, 0.01)
-        assert len(asked) == 2
-        assert "it cannot be read" in caplog.text
+        amortiser = Amortiser(ledger, bookkeeper, contract)
+        with pytest.raises(StoreFailed):
+            amortiser.look()
+        amortiser.look()
+        assert effective(ledger, kind=AMORTISATION) > 0
 
 
 @pytest.mark.parametrize(

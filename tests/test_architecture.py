@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "src" / "costbearer"
 
 RANKS: dict[str, int] = {
     "errors": 0,
+    "limits": 0,
     "money": 0,
     "toml_text": 0,
     "attribution": 1,
@@ -62,6 +63,7 @@ RANKS: dict[str, int] = {
     "simulator": 5,
     "doctor": 5,
     "jobs": 5,
+    "rounds": 5,
     "app": 6,
     "console_process": 6,
     "supervisor": 6,

@@ -17,6 +17,7 @@ from costbearer.attribution import (
     TAGS_MAX,
     Attributor,
     Bearer,
+    Hashers,
     Said,
     attribute,
 )
@@ -27,8 +28,11 @@ BEARER = Bearer(key_id="key_A", owner="ada", team="search", agent="ranker", work
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def hasher(field: str, value: str) -> str:
+def hashed(field: str, value: str) -> str:
     return f"hashed({field}:{value})"
+
+
+hasher = Hashers(hashed)
 
 
 def test_the_keys_labels_are_verified() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -10,24 +11,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from costbearer.bookkeeper import Bookkeeper
+from costbearer.bookkeeper import LATE_S, Bookkeeper
 from costbearer.errors import JournalFailed, StoreFailed
 from costbearer.frames import Outcome, encode
 from costbearer.journal import Intent, JournalWriter, segment_file, segments
 from costbearer.journal_files import all_segments
 from costbearer.ledger import Entry
+from costbearer.rounds import Rounds
 from costbearer.stores import reading
 from costbearer.stores.duckdb import Ledger
 from costbearer.stores.rows import Posted, table_of
 from costbearer.stores.segments import Totals, totals_of
 from tests.books import Books, assert_equal, cost, outcomes
-from tests.factories import make_entry, make_intent, record
+from tests.factories import BORN, make_entry, make_intent, record
 
 
 @pytest.fixture
@@ -663,9 +666,10 @@ def test_any_interleaving_posts_exactly_what_the_journals_hold(tmp_path: Path, s
 
 
 CHILDREN = """
-import os, sys, threading
+import os, sys
 from pathlib import Path
 from costbearer.bookkeeper import Bookkeeper
+from costbearer.rounds import Rounds
 from costbearer.stores.duckdb import Ledger
 
 data = Path(sys.argv[1])
@@ -674,7 +678,7 @@ for _ in sys.stdin:
     if not child:
         bookkeeper = Bookkeeper(data / "journal", Ledger.open(data / "ledger.duckdb", readers=1))
         print(os.getpid(), flush=True)
-        bookkeeper.run(threading.Event(), 0.0)
+        Rounds().keep("bookkeeper", 0.0, bookkeeper.catch_up, at_once=True)
     os.waitpid(child, 0)
 """
 """Starts a bookkeeper for each line it reads, when the one before has ended, and says its process id. It has imported
@@ -723,32 +727,58 @@ def test_a_bookkeeper_that_is_killed_a_hundred_times(books: Books) -> None:
 # -- at work
 
 
-def test_run_goes_on_after_a_pass_that_failed(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("costbearer.bookkeeper.BACK_OFF_S", 0.01)
-    failures = iter([StoreFailed("the disk is full")])
+@pytest.mark.parametrize(
+    "trouble",
+    [StoreFailed("the disk is full"), pa.ArrowMemoryError("malloc failed"), OSError(errno.EMFILE, "too many")],
+)
+def test_a_pass_that_fails_is_made_again(
+    books: Books, monkeypatch: pytest.MonkeyPatch, trouble: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("costbearer.rounds.BACK_OFF_S", 0.01)
+    failures = iter([trouble])
     real = Ledger.post_table
+    seen: list[bool] = []
+    rounds = Rounds()
 
     def post(ledger: Ledger, *arguments: Any) -> None:
         error = next(failures, None)
         if error is not None:
             raise error
+        seen.extend((bookkeeper.current, rounds.sound()["bookkeeper"]))
         real(ledger, *arguments)
 
     monkeypatch.setattr(Ledger, "post_table", post)
     with journal(books) as writer:
         entry = record(writer)
         bookkeeper = books.open()
-        stop = threading.Event()
-        thread = threading.Thread(target=bookkeeper.run, args=(stop, 0.01))
-        thread.start()
+        rounds.start("bookkeeper", 0.01, bookkeeper.catch_up, at_once=True)
         end = time.monotonic() + 20
-        while bookkeeper.ledger.totals_by_journal() == {} and time.monotonic() < end:
+        while not bookkeeper.current and time.monotonic() < end:
             time.sleep(0.01)
-        stop.set()
-        thread.join()
+        assert rounds.sound() == {"bookkeeper": True}
+        rounds.stop.set()
+        rounds.join("bookkeeper")
+    assert rounds.sound() == {"bookkeeper": False}, "nobody posts any more"
+    assert seen[:2] == [False, False], "not ready before it went well again"
     assert bookkeeper.ledger.totals_by_journal()[writer.id].cost_usd == entry.cost_usd
-    assert "the disk is full" in bookkeeper.notices
+    assert ("the disk is full" in bookkeeper.notices) == isinstance(trouble, StoreFailed)
+    assert str(trouble) in caplog.text
     assert bookkeeper.failure is None
+
+
+def test_a_ledger_that_is_left_behind_is_not_current(books: Books) -> None:
+    now = [BORN]
+    books.open()
+    assert books._ledger is not None
+    bookkeeper = Bookkeeper(books.journal_dir, books._ledger, clock=lambda: now[0])
+    assert not bookkeeper.current, "nothing is posted yet"
+    bookkeeper.catch_up()
+    for seconds, current in ((LATE_S, True), (LATE_S + 1, False), (-60, True)):
+        now[0] = BORN + timedelta(seconds=seconds)
+        assert bookkeeper.current is current
+    now[0] = BORN + timedelta(seconds=LATE_S + 1)
+    bookkeeper.catch_up()
+    assert bookkeeper.current
 
 
 def test_readers_wait_for_the_end_of_a_rebuild(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:

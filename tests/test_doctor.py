@@ -20,6 +20,7 @@ from costbearer.cli import root
 from costbearer.cli.doctor import doctor as doctor_command
 from costbearer.console.api_doctor import doctor_router, report_totals
 from costbearer.console.metrics import metrics_router, metrics_text
+from costbearer.corrections import restated
 from costbearer.doctor import Finding, examine
 from costbearer.journal import Intent, JournalWriter, Outcome, segment_file
 from costbearer.prices import Card, Price
@@ -90,7 +91,8 @@ def everything(bookkeeper: Bookkeeper) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
-CHECKS = ["posting", "journal", "seals", "entries", "rows", "cards", "ledger", "roll-ups", "report", "metrics"]
+CHECKS = ["posting", "journal", "seals", "entries", "rows", "cards", "ledger", "roll-ups", "reversed"]
+CHECKS += ["report", "metrics"]
 
 
 def test_everything_agrees(books: Books) -> None:
@@ -207,6 +209,23 @@ def test_entries_that_contradict_themselves_are_found(tmp_path: Path) -> None:
     found = everything(books.open())
     only(found, "entries")
     assert "the charges do not add up" in found["entries"].detail and "more)" in found["entries"].detail
+    books.close()
+
+
+def test_a_call_that_was_taken_back_twice_is_found(tmp_path: Path) -> None:
+    books = Books(tmp_path)
+    bookkeeper = books.open()
+    bookkeeper.record([make_unknown("x", 1, kind="import", team=None)])
+    with bookkeeper.ledger.reader() as reader:
+        (row,) = reader.execute(reader.entries.select("journal", "sequence")).to_pylist()
+    (old,) = bookkeeper.ledger.entries([(row["journal"], row["sequence"])])
+    new = msgspec.structs.replace(old, team="search")
+    bookkeeper.record(restated(old, new, at=NOW, kind="correction"))
+    only(everything(bookkeeper))
+    bookkeeper.record(restated(old, new, at=NOW, kind="correction"))
+    found = everything(bookkeeper)
+    only(found, "reversed")
+    assert old.entry_id in found["reversed"].detail
     books.close()
 
 
@@ -348,7 +367,12 @@ def test_the_api_answers_what_the_command_prints(books: Books) -> None:
     with TestClient(app) as client:
         document = client.get("/api/v1/doctor").json()
         assert document["ok"] is True
-        assert [finding["check"] for finding in document["findings"]] == [*CHECKS[:5], "ledger", "roll-ups"]
+        assert [finding["check"] for finding in document["findings"]] == [
+            *CHECKS[:5],
+            "ledger",
+            "roll-ups",
+            "reversed",
+        ]
         answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     lines = answer.text.splitlines()

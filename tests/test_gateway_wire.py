@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from costbearer import money
-from costbearer.attribution import Bearer, Said, attribute
+from costbearer.attribution import Bearer, Hashers, Said, attribute
 from costbearer.config import Config, load
 from costbearer.errors import StoreFailed
 from costbearer.gateway.upstream import HEADER_NAMES_KNOWN_MAX, HeaderNames
@@ -450,5 +450,5 @@ def test_the_watch_over_keys_survives_whatever_the_store_does(tmp_path: Path, mo
 
 def test_malformed_baggage_is_noted_once() -> None:
     bearer = Bearer(key_id="k", owner="a", team="b", agent="c", workload="d")
-    done = attribute(bearer, Said(baggage=",".join(["x"] * 4000)), lambda field, value: f"{field}{value}")
+    done = attribute(bearer, Said(baggage=",".join(["x"] * 4000)), Hashers(lambda field, value: f"{field}{value}"))
     assert done.notes == ("baggage_malformed",)

@@ -10,21 +10,25 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from costbearer.attribution import Hashers
 from costbearer.audit import ownership
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.corrections import never
 from costbearer.imports import Imported, batches, post
-from costbearer.ledger import Entry, faults
-from costbearer.reports import spend
+from costbearer.ledger import Entry, Settlement, faults
+from costbearer.reports import answer, question, spend
 from costbearer.reports.beside import NOTHING
 from costbearer.reports.query import Query
 from costbearer.stores.duckdb import Ledger
+from costbearer.usage import Usage
 from tests.auditing import evidence
-from tests.factories import make_entry
+from tests.factories import make_entry, make_unknown
 from tests.usagelogs import WRITERS, Call, clean
 
+NOW = datetime(2026, 10, 3, tzinfo=UTC)
 CALLS = clean(60)
 COST = sum((call.cost_usd for call in CALLS if call.status == "ok"), Decimal(0))
 
@@ -50,7 +54,7 @@ def hashed(field: str, value: str) -> str:
 
 def made(file: Path, **options: Any) -> list[Entry]:
     with evidence(file, **options) as (known, intake):
-        return [entry for batch in batches(known, intake, hashed) for entry in batch]
+        return [entry for batch in batches(known, intake, Hashers(hashed)) for entry in batch]
 
 
 def written(calls: list[Call], tmp_path: Path, name: str = "litellm") -> Path:
@@ -95,6 +99,51 @@ def test_one_answer_that_is_logged_twice_is_imported_once(tmp_path: Path, ledger
     assert post(ledger, books, made(written([CALLS[0], twice], tmp_path)), never) == Imported(posted=1, known=1)
 
 
+ODD: dict[str, dict[str, Any]] = {
+    "no zone": {"started_at": datetime(2026, 10, 3)},  # noqa: DTZ001  that is what is odd
+    "year 1": {"started_at": datetime(1, 1, 1, tzinfo=UTC)},
+    "13 places": {"list_cost_usd": Decimal("0.0000000000001")},
+    "no number": {"bound_usd": Decimal("NaN")},
+    "too long": {"duration_ms": 2**63},
+    "negative": {"usage": Usage(input_tokens=-5), "charges": (), "basis": "unknown", "reason_unknown": "x"},
+    "a difference": {"calls": 0, "requests": 0, "refers_to": "another.1"},
+    "a settlement": {
+        "settlement": Settlement(
+            provider="openai", provider_response_id="r", status="ok", ended_at=NOW, reason_unknown="usage_missing"
+        )
+    },
+    "no attempt": {"attempt": 0},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_no_call_that_was_made_is_refused_alone(ledger: Ledger, books: Bookkeeper, name: str) -> None:
+    fine, odd = (make_entry("x", number, kind="import", call_id=f"imp_{number}") for number in (1, 2))
+    if name == "negative":
+        odd = make_unknown("x", 2, kind="import", call_id="imp_2")
+    batch = [fine, msgspec.structs.replace(odd, **ODD[name])]
+    assert post(ledger, books, batch, never) == Imported(posted=1, refused=1)
+    assert total(ledger)[0] == 1
+
+
+def numbered(tmp_path: Path, team: str, day: int) -> Path:
+    """A table that somebody made at home, its rows numbered from 1."""
+    lines = [f"{row},2026-10-{day:02}T10:00:{row:02}Z,gpt-4o,{1000 + row},100,{team}" for row in range(1, 6)]
+    file = tmp_path / f"{team}.csv"
+    file.write_text("\n".join(["id,timestamp,model,prompt_tokens,completion_tokens,team", *lines]) + "\n")
+    return file
+
+
+def test_rows_of_two_tables_with_the_same_numbers_are_different_calls(
+    tmp_path: Path, ledger: Ledger, books: Bookkeeper
+) -> None:
+    for team, day in (("search", 3), ("support", 4)):
+        entries = made(numbered(tmp_path, team, day))
+        assert post(ledger, books, entries, never) == Imported(posted=5), team
+        assert post(ledger, books, entries, never) == Imported(known=5), team
+    assert total(ledger)[0] == 10
+
+
 def test_what_the_gateway_recorded_is_left_out(tmp_path: Path, ledger: Ledger, books: Bookkeeper) -> None:
     own = make_entry("", 0, provider_response_id=CALLS[0].response_id)
     books.record([own])
@@ -128,6 +177,28 @@ def test_tenants_are_hashed_and_tags_kept(tmp_path: Path) -> None:
     assert entry.tenant == "h1_tenant-4"
     assert entry.tags == {"workflow_id": "rerank", "feature": "answers"}
     assert "acme" not in str(entry)
+
+
+def test_a_tenant_of_imports_is_one_group_whichever_keys_were_live(
+    tmp_path: Path, ledger: Ledger, books: Bookkeeper
+) -> None:
+    """One call imported before a rotation, one while two keys are live, one afterwards."""
+
+    def newer(field: str, value: str) -> str:
+        return "h2" + hashed(field, value)[2:]
+
+    log = written([replace(each, tenant="acme") for each in CALLS[:3]], tmp_path)
+    with evidence(log) as (known, intake):
+        for place, hashers in enumerate((Hashers(hashed), Hashers(newer, hashed), Hashers(newer))):
+            (batch,) = batches(known, intake, hashers)
+            assert batch[place].tenant_before == ("h1_tenant-4" if place == 1 else None)
+            assert post(ledger, books, batch[place : place + 1], never).posted == 1
+    period, whole = [("since", "2020-01"), ("until", "2030-01")], total(ledger)[1]
+    with ledger.reader() as reader:
+        for more in ((), (("where", "tenant=h1_tenant-4"),), (("where", "tenant=h2_tenant-4"),)):
+            table = answer(question("spend", [("by", "tenant"), *more, *period], now=datetime.now(UTC)), reader)
+            assert [row[:2] for row in table.rows] == [("h2_tenant-4", 3)]
+            assert table.totals["total_usd"] == whole
 
 
 def test_what_a_cost_rests_on(tmp_path: Path) -> None:

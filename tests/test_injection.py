@@ -304,6 +304,13 @@ MADE: dict[str, frozenset[str]] = {
             "self.name", "rollup.merged(condition)", "condition", "rollup.name", "self._summed(self.sums)", "sums",
         }
     ),
+    # The table of links and the columns that are hashes, which are constants; what is looked for comes apart.
+    "links": frozenset(
+        {
+            "before", "name", "source", "newest", "stated", "upwards", "live", "_pairs(source)", "_pairs(_ENTRIES)",
+            "_unlike(_ENTRIES)", "_unlike('stated_by')",
+        }
+    ),
     # A foreign log: names, paths and shapes as literals of `logsql`, numbers of ours, compiled expressions.
     "logs": frozenset(
         {

@@ -20,7 +20,8 @@ from costbearer.bookkeeper import Bookkeeper
 from costbearer.config import Config, load
 from costbearer.contract import Prices
 from costbearer.dialects.registry import all_dialects
-from costbearer.jobs import GONE, Poller
+from costbearer.jobs import Poller
+from costbearer.ledger import RESULT_GONE
 from costbearer.reports import spend
 from costbearer.reports.beside import NOTHING
 from costbearer.reports.query import Query
@@ -140,7 +141,7 @@ def test_a_result_that_was_deleted_stays_unknown_and_says_why(config: Config) ->
                 assert bookkeeper.awaiting() == []
                 with ledger.reader() as reader:
                     reasons = reader.execute(reader.entries.select("reason_unknown"))["reason_unknown"].to_pylist()
-                assert GONE in reasons
+                assert RESULT_GONE in reasons
                 assert reported(ledger)["unknown_calls"] == 1
 
     run(body)

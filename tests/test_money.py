@@ -32,8 +32,8 @@ def units(amount: Decimal) -> int:
         ("2.5E-6", "0.000002500000"),
         (7, "7.000000000000"),
         (Decimal("0.1"), "0.100000000000"),
-        (str(LARGEST), str(LARGEST)),
-        (f"-{LARGEST}", f"-{LARGEST}"),
+        ("1e12", "1000000000000.000000000000"),
+        ("-1e12", "-1000000000000.000000000000"),
     ],
 )
 def test_usd_is_exact_with_twelve_places(given_value: str | int | Decimal, expected: str) -> None:
@@ -43,7 +43,10 @@ def test_usd_is_exact_with_twelve_places(given_value: str | int | Decimal, expec
 
 @pytest.mark.parametrize(
     "refused",
-    [0.1, True, "", "abc", "1,5", "$1", "NaN", "sNaN", "Infinity", "1e26", f"{LARGEST}9", 10**5000, None, [], "0x10"],
+    [
+        *(0.1, True, "", "abc", "1,5", "$1", "NaN", "sNaN", "Infinity", "1e26", f"{LARGEST}9", 10**5000, None, []),
+        *("0x10", "6e25", 10**12 + 1, "1000000000000.000000000001", "-1000000000000.000000000001"),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_usd_refuses_what_is_not_an_amount(refused: object) -> None:
@@ -53,8 +56,19 @@ def test_usd_refuses_what_is_not_an_amount(refused: object) -> None:
 
 
 @given(amounts)
-def test_text_is_what_usd_reads(amount: Decimal) -> None:
-    assert money.usd(money.text(amount)) == amount
+def test_text_is_what_usd_sum_reads(amount: Decimal) -> None:
+    assert money.usd_sum(money.text(amount)) == amount
+
+
+@pytest.mark.parametrize("refused", ["1e26", f"-{LARGEST}9", "99999999999999999999999999.9999999999995", "NaN", 0.5])
+def test_a_sum_is_what_the_column_holds(refused: str | float) -> None:
+    assert money.usd_sum(str(LARGEST)) == LARGEST
+    with pytest.raises(AmountInvalid):
+        money.usd_sum(refused)  # type: ignore[arg-type]
+
+
+def test_what_was_calculated_is_within_the_limit_of_an_amount_or_not() -> None:
+    assert money.within(Decimal("-1e12")) and not money.within(Decimal("1000000000000.000000000001"))
 
 
 @given(st.integers(-(10**12), 10**12), st.integers(0, 10**20))

@@ -262,6 +262,8 @@ def test_every_body_that_is_taken_is_here(told: Told) -> None:
         "POST /api/v1/audits",
         "POST /api/v1/peppers",
         "POST /api/v1/peppers/{version}/retire",
+        "POST /api/v1/hash-keys",
+        "POST /api/v1/hash-keys/{version}/retire",
     }
     for name, body in BODIES.items():
         method, _, path = name.partition(" ")

@@ -181,8 +181,8 @@ def test_a_result_that_comes_after_the_close_is_posted_in_the_open_month(
             ended_at=CALLED + timedelta(hours=3),
             **told,
         )
-        assert bookkeeper.settle(result)
-        assert not bookkeeper.settle(result)
+        assert bookkeeper.settle([result])
+        assert not bookkeeper.settle([result])
         expected = {"2026-10": rated.cost_usd} if closed is never else {"2026-10": money.ZERO, THIS: rated.cost_usd}
         assert by_month(ledger) == expected
 

@@ -173,7 +173,7 @@ def test_the_rollups_and_the_entries_answer_alike(seed: int) -> None:
         def __init__(self, reader: Reader) -> None:
             self.entries, self.charges = reader.entries, reader.charges
             self.rollups = self.charge_rollups = None
-            self.execute = reader.execute
+            self.execute, self.newest = reader.execute, reader.newest
 
     with reader_of(entries) as reader:
         for name, pairs in QUESTIONS:

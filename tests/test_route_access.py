@@ -207,6 +207,7 @@ CONSOLE: Mapping[str, frozenset[str]] = {
             *("POST /api/v1/keys", "GET /api/v1/keys", "GET /api/v1/keys/{key_id}"),
             *(f"POST /api/v1/keys/{{key_id}}/{act}" for act in ("rotate", "revoke", "relabel")),
             *("GET /api/v1/peppers", "POST /api/v1/peppers", "POST /api/v1/peppers/{version}/retire"),
+            *("GET /api/v1/hash-keys", "POST /api/v1/hash-keys", "POST /api/v1/hash-keys/{version}/retire"),
             *("GET /api/v1/reports", "GET /api/v1/reports/{name}", "GET /api/v1/entries", "POST /api/v1/imports"),
             *("GET /metrics", "GET /api/v1/doctor"),
             *("GET /api/v1/prices", "GET /api/v1/prices/archives", "GET /api/v1/prices/archives/{reference}"),

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 from datetime import UTC
+from decimal import Decimal
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costbearer.errors import StoreFailed
 from costbearer.frames import FrameAt, Intent, Outcome, OutcomeRow, encode, heads, read_frames, rows
 from costbearer.ledger import Claim, Entry, Field, Settlement
+from costbearer.stores.bounds import within_limits
 from costbearer.stores.ledger_schema import SEALED_ARROW
 from costbearer.stores.rows import Posted, Rows, entries_from, table_of
 from costbearer.usage import Usage
@@ -83,15 +84,17 @@ def test_of_heads_only_the_call_is_read() -> None:
 
 
 @pytest.mark.parametrize("amount", ["0.0000000000001", "12 dollars", "NaN"])
-def test_an_amount_that_would_lose_a_digit_is_refused(amount: str) -> None:
+def test_an_amount_that_would_lose_a_digit_is_beyond_every_limit(amount: str) -> None:
     buffer = bytearray()
     encode(Outcome(make_unknown(JOURNAL, 2)), 3, buffer)
     (item,) = read_frames(bytes(buffer), decode=rows)
     assert isinstance(item, FrameAt) and isinstance(item.frame, OutcomeRow)
     collected = Rows()
-    collected.add(3, msgspec.structs.replace(item.frame.entry, bound_usd=amount))
-    with pytest.raises(StoreFailed, match=JOURNAL):
-        collected.table()
+    for closed, bound in ((1, "0.5"), (2, "0.25"), (3, amount)):
+        collected.add(closed, msgspec.structs.replace(item.frame.entry, bound_usd=bound))
+    table, (beyond,) = within_limits(collected.table())
+    assert table.column("bound_usd").to_pylist() == [Decimal("0.5"), Decimal("0.25"), None]
+    assert (beyond.closed_sequence, beyond.fields) == (3, ("bound_usd",))
 
 
 def test_no_rows_have_the_same_columns() -> None:

@@ -16,10 +16,10 @@ import pytest
 from costbearer import money
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.console.api_doctor import report_totals
-from costbearer.corrections import restated
+from costbearer.corrections import REPEATED, restated
 from costbearer.doctor import examine
 from costbearer.journal import Intent, JournalWriter, Outcome, journals
-from costbearer.ledger import AWAITING_RESULT, Entry, Settlement
+from costbearer.ledger import AWAITING_RESULT, RESULT_GONE, Entry, Settlement
 from costbearer.stores import own_journal, reading
 from costbearer.stores.duckdb import Ledger
 from costbearer.stores.own_journal import is_own
@@ -87,9 +87,12 @@ def corrections(bookkeeper: Bookkeeper) -> list[Entry]:
     return found
 
 
-def assert_settled(bookkeeper: Bookkeeper, calls: int, settled: int = 1, *, doctor: bool = True) -> None:
-    """So many calls in all, so many of them settled at the cost of `RATED`, none unknown; the doctor agrees."""
-    assert len(corrections(bookkeeper)) == 2 * settled
+def assert_settled(
+    bookkeeper: Bookkeeper, calls: int, settled: int = 1, *, repeated: int = 0, given_up: int = 0, doctor: bool = True
+) -> None:
+    """So many calls in all, so many of them settled at the cost of `RATED`, none unknown; the doctor agrees. Others
+    repeated one, or were given up before."""
+    assert len(corrections(bookkeeper)) == 2 * (settled + repeated + given_up)
     with bookkeeper.ledger.reader() as reader:
         (sums,) = reader.grouped(())
     assert (sums["calls"], sums["requests"], sums["unknown_calls"], sums["bound_usd"]) == (calls, calls, 0, 0)
@@ -153,7 +156,7 @@ def test_a_result_that_is_read_again_and_again_counts_once(
                 bookkeeper.catch_up()
     bookkeeper.catch_up()
     assert_settled(bookkeeper, 7)
-    assert not bookkeeper.settle(result())
+    assert not bookkeeper.settle([result()])
     for again in (bookkeeper.catch_up, bookkeeper.rebuild):
         again()
         assert_settled(bookkeeper, 7)
@@ -166,18 +169,137 @@ def test_a_result_that_is_read_again_and_again_counts_once(
 
 def test_a_poller_settles_what_is_awaited(books: Books, writers: tuple[JournalWriter, JournalWriter]) -> None:
     bookkeeper = books.open()
-    assert not bookkeeper.settle(result()), "nothing awaits it"
+    assert not bookkeeper.settle([result()]), "nothing awaits it"
     ask(writers[0])
     ask(writers[1], "resp_2")
     bookkeeper.catch_up()
     assert {entry.provider_response_id for entry in bookkeeper.awaiting()} == {"resp_1", "resp_2"}
-    assert not bookkeeper.settle(result(provider="another"))
-    assert not bookkeeper.settle(result(basis="unknown", cost_usd=None, reason_unknown=AWAITING_RESULT, charges=()))
-    assert bookkeeper.settle(result())
-    assert not bookkeeper.settle(result())
+    assert not bookkeeper.settle([result(provider="another")])
+    assert not bookkeeper.settle([result(basis="unknown", cost_usd=None, reason_unknown=AWAITING_RESULT, charges=())])
+    assert bookkeeper.settle([result()])
+    assert not bookkeeper.settle([result()])
     assert [entry.provider_response_id for entry in bookkeeper.awaiting()] == ["resp_2"]
-    assert bookkeeper.settle(result("resp_2"))
+    assert bookkeeper.settle([result("resp_2")])
     assert_settled(bookkeeper, 2, settled=2)
+
+
+def test_what_is_settled_together_is_one_record(books: Books, writers: tuple[JournalWriter, JournalWriter]) -> None:
+    bookkeeper = books.open()
+    names = [f"resp_{number}" for number in range(40)]
+    for name in names:
+        ask(writers[0], name)
+    bookkeeper.catch_up()
+    assert bookkeeper.settle([result(name) for name in (*names, "resp_0", "resp_unknown")]) == 40
+    (own,) = [directory for directory in journals(books.journal_dir) if is_own(directory)]
+    assert len(list(own.glob("*.parquet"))) == 1
+    assert_settled(bookkeeper, 40, settled=40, doctor=False)
+
+
+@pytest.mark.parametrize(("second", "start"), [("before", "before"), ("with", "never"), ("after", "after")])
+def test_work_that_was_asked_for_twice_is_paid_for_once(
+    books: Books, writers: tuple[JournalWriter, JournalWriter], second: str, start: str
+) -> None:
+    """A create that was sent again under its idempotency key answers with the same response."""
+    bookkeeper = books.open()
+
+    def renew(when: str) -> None:
+        nonlocal bookkeeper
+        if start == when:
+            books.close()
+            bookkeeper = books.open()
+        bookkeeper.catch_up()
+
+    ask(writers[0])
+    if second == "before":
+        ask(writers[1])
+        bookkeeper.catch_up()
+        assert len(bookkeeper.awaiting()) == 1, "nobody asks for it twice"
+    renew("before")
+    if second == "with":
+        ask(writers[1])
+    read(writers[0])
+    bookkeeper.catch_up()
+    if second == "after":
+        ask(writers[1])
+    renew("after")
+    bookkeeper.rebuild()
+    assert_settled(bookkeeper, 3, settled=1, repeated=1, doctor=start == "never")
+    told = sorted((entry.cost_usd, entry.notes) for entry in corrections(bookkeeper) if entry.cost_usd is not None)
+    assert told == [(money.ZERO, (REPEATED,)), (RATED.cost_usd, ())]
+
+
+def test_a_poller_settles_work_that_was_asked_for_twice(
+    books: Books, writers: tuple[JournalWriter, JournalWriter]
+) -> None:
+    bookkeeper = books.open()
+    for writer in writers:
+        ask(writer)
+    bookkeeper.catch_up()
+    assert bookkeeper.settle([result(), result()]) == 1
+    assert_settled(bookkeeper, 2, settled=1, repeated=1, doctor=False)
+
+
+GIVEN_UP: dict[str, Any] = {
+    "status": "unknown",
+    "basis": "unknown",
+    "reason_unknown": RESULT_GONE,
+    "charges": (),
+    **dict.fromkeys(("cost_usd", "list_cost_usd", "computed_cost_usd")),
+}
+
+
+@pytest.mark.parametrize(("by", "start"), [("caller", True), ("poller", False)])
+def test_a_result_that_was_given_up_is_taken_all_the_same_when_it_comes(
+    books: Books, writers: tuple[JournalWriter, JournalWriter], by: str, start: bool
+) -> None:
+    bookkeeper = books.open()
+    ask(writers[0])
+    bookkeeper.catch_up()
+    assert bookkeeper.settle([result(**GIVEN_UP)]) == 1
+    assert bookkeeper.awaiting() == []
+    assert bookkeeper.settle([result(**GIVEN_UP)]) == 0
+    if start:
+        books.close()
+        bookkeeper = books.open()
+        bookkeeper.catch_up()
+    if by == "caller":
+        read(writers[1])
+        bookkeeper.catch_up()
+    else:
+        assert bookkeeper.settle([result()]) == 1
+    bookkeeper.rebuild()
+    read(writers[1])
+    bookkeeper.catch_up()
+    assert_settled(bookkeeper, 2 + (by == "caller"), given_up=1, doctor=False)
+
+
+def test_results_that_nobody_awaits_are_not_held(books: Books, writers: tuple[JournalWriter, JournalWriter]) -> None:
+    bookkeeper = books.open()
+    for number in range(50):
+        read(writers[0], result(f"resp_{number}"))
+    bookkeeper.catch_up()
+    assert bookkeeper._awaited is not None and bookkeeper._awaited._results == {}
+    books.close()
+    bookkeeper = books.open()
+    bookkeeper.catch_up()
+    assert bookkeeper._awaited is not None and bookkeeper._awaited._results == {}
+    ask(writers[1], "resp_7")
+    bookkeeper.catch_up()
+    assert_settled(bookkeeper, 51, doctor=False)
+
+
+def test_a_result_that_is_posted_before_its_call_is_found_by_any_id(
+    books: Books, writers: tuple[JournalWriter, JournalWriter]
+) -> None:
+    names = ['say "hi"', "back\\slash", "\\", "über", "a/b", "💶", '","provider_response_id":"x']
+    bookkeeper = books.open()
+    for name in names:
+        read(writers[0], result(name))
+    bookkeeper.catch_up()
+    for name in names:
+        ask(writers[1], name)
+    bookkeeper.catch_up()
+    assert_settled(bookkeeper, 2 * len(names), settled=len(names), doctor=False)
 
 
 def test_a_result_that_is_not_there_yet_settles_nothing(
@@ -231,7 +353,7 @@ def test_a_call_that_was_moved_to_another_team_is_settled_there(
     bookkeeper = books.open()
     bookkeeper.catch_up()
     assert bookkeeper.awaiting() == [awaiting]
-    assert bookkeeper.settle(result())
+    assert bookkeeper.settle([result()])
     with bookkeeper.ledger.reader() as reader:
         sums = {row["team"]: row["cost_usd"] for row in reader.grouped(("team",))}
     assert sums == {asked.team: 0, "moved": RATED.cost_usd}
@@ -336,7 +458,7 @@ def test_any_interleaving_settles_every_call_once(tmp_path: Path, seed: int) -> 
     writers = [JournalWriter.open(books.journal_dir, segment_bytes=6000) for _ in range(2)]
     names = [f"resp_{number}" for number in range(12)]
     asked: set[str] = set()
-    reads = 0
+    reads = repeats = 0
 
     def renew() -> None:
         nonlocal bookkeeper
@@ -355,14 +477,15 @@ def test_any_interleaving_settles_every_call_once(tmp_path: Path, seed: int) -> 
 
     for _ in range(45):
         step, name, writer = chance.randrange(12), chance.choice(names), chance.choice(writers)
-        if step < 3 and name not in asked:
+        if step < 3:
+            repeats += name in asked
             asked.add(name)
             ask(writer, name)
         elif step < 6:
             read(writer, result(name))
             reads += 1
         elif step == 6:
-            bookkeeper.settle(result(name))
+            bookkeeper.settle([result(name)])
         elif step < 10:
             bookkeeper.catch_up()
         elif step == 10:
@@ -375,10 +498,10 @@ def test_any_interleaving_settles_every_call_once(tmp_path: Path, seed: int) -> 
             ask(writers[0], name)
         read(writers[1], result(name))
     bookkeeper.catch_up()
-    assert_settled(bookkeeper, len(names) * 2 + reads, settled=len(names))
-    renew()
-    bookkeeper.catch_up()
-    assert_settled(bookkeeper, len(names) * 2 + reads, settled=len(names))
+    for _ in range(2):
+        assert_settled(bookkeeper, len(names) * 2 + reads + repeats, settled=len(names), repeated=repeats)
+        renew()
+        bookkeeper.catch_up()
     for writer in writers:
         writer.close()
     books.close()

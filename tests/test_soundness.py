@@ -27,6 +27,7 @@ STATED = Charge(
     model="gpt-4.1-mini",
     card="provider",
 )
+ABSURD = Decimal(6 * 10**25)
 UNSOUND: dict[str, dict[str, Any]] = {
     "a label is missing": {"team": ""},
     "no charges": {"charges": ()},
@@ -43,6 +44,13 @@ UNSOUND: dict[str, dict[str, Any]] = {
     "calls taken back": {"calls": -1},
     "requests taken back": {"requests": -1},
     "a correction of nothing": {"kind": "correction"},
+    "an absurd cost": {"charges": SOUND.charges, "cost_usd": ABSURD, "computed_cost_usd": ABSURD},
+    "an absurd charge": {"charges": (msgspec.structs.replace(SOUND.charges[0], unit_price_usd=ABSURD),)},
+    "absurdly many calls": {"calls": 2**62},
+    "absurdly many requests": {"requests": 10**9 + 1},
+    "an absurd count": {"usage": Usage(input_tokens=10**12 + 1)},
+    "an absurd duration": {"duration_ms": 2**62},
+    "an absurd time": {"started_at": BORN.replace(year=9999), "ended_at": None},
     "a difference with counts": {"kind": "restatement", "refers_to": "a.1", "calls": 0},
     "a difference without a cost": {
         "kind": "restatement",
@@ -95,8 +103,8 @@ def test_charges_that_do_not_cover_the_usage_are_found() -> None:
     assert faults_of(table_of([Posted(3, entry)])) == [(SOUND.entry_id, "the charges do not cover the usage")]
 
 
-def test_amounts_as_large_as_the_columns_are_judged_exactly() -> None:
-    price = Decimal("99999999999999.999999999999")
+def test_the_largest_amounts_are_judged_exactly() -> None:
+    price = Decimal("0.999999999999")
     cost = money.times(10**12, price)
     charge = msgspec.structs.replace(SOUND.charges[0], quantity=10**12, unit_price_usd=price, cost_usd=cost)
     entry = msgspec.structs.replace(

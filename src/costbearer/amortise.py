@@ -14,8 +14,6 @@ UTC, because fees are, and whole, because a day's shares follow from all of its 
 from __future__ import annotations
 
 import contextlib
-import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
@@ -30,7 +28,6 @@ from costbearer import money
 from costbearer.contract import Contract, effective_cost
 from costbearer.contract_rows import Commitment
 from costbearer.corrections import Closed, never
-from costbearer.errors import CostbearerError
 from costbearer.ledger import AMORTISATION, Entry
 from costbearer.price_context import PROVISIONED, Context, words_of
 from costbearer.standing import calls as calls_of
@@ -47,8 +44,6 @@ LOOK_BACK = timedelta(days=40)
 """How far back the console looks by itself, once a day: calls of the month before are still corrected in this one."""
 LATELY = timedelta(days=2)
 """How far back it looks in between, for the day that has just ended."""
-
-log = logging.getLogger("costbearer.amortise")
 
 _NOTE = "commitment:"
 _USE = ("provider", "price_provider", "request_model", "response_model", "tier", "speed", "region")
@@ -133,27 +128,31 @@ def amortise(
     return _document(found, since=since, until=until, days=len(days), applied=posted)
 
 
-def keep_amortised(
-    stop: threading.Event,
-    ledger: Ledger,
-    books: Books,
-    contract: Callable[[], Contract | None],
-    interval_s: float,
-    closed: Closed = never,
-) -> None:
-    """Post what is missing of the days that are over, now and then until `stop` is set."""
-    looked = datetime.min.replace(tzinfo=UTC)
-    while not stop.wait(interval_s):
-        try:
-            held, now = contract(), datetime.now(UTC)
-            if held is not None and held.commitments:
-                far = now - looked >= DAY
-                since = now - (LOOK_BACK if far else LATELY)
-                amortise(ledger, books, held, since=since, until=now, now=now, apply=True, closed=closed)
-                looked = now if far else looked
-        except CostbearerError as error:
-            # What is missing now is found again the next time.
-            log.warning("commitments are not amortised for now: %s", error.message)
+class Amortiser:
+    """Posts what is missing of the days that are over, whenever it looks. One thread does."""
+
+    def __init__(
+        self, ledger: Ledger, books: Books, contract: Callable[[], Contract | None], closed: Closed = never
+    ) -> None:
+        self._ledger = ledger
+        self._books = books
+        self._contract = contract
+        self._closed = closed
+        self._looked = datetime.min.replace(tzinfo=UTC)
+
+    def look(self) -> None:
+        """The last days, and once a day `LOOK_BACK`. What a failure leaves missing is found again the next time.
+
+        Raises:
+            StoreFailed, JournalFailed: as `amortise`.
+        """
+        held, now = self._contract(), datetime.now(UTC)
+        if held is None or not held.commitments:
+            return
+        far = now - self._looked >= DAY
+        since = now - (LOOK_BACK if far else LATELY)
+        amortise(self._ledger, self._books, held, since=since, until=now, now=now, apply=True, closed=self._closed)
+        self._looked = now if far else self._looked
 
 
 def _days(since: datetime, until: datetime) -> Iterator[datetime]:

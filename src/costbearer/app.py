@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from costbearer.attribution import Hasher
+from costbearer.attribution import Hasher, Hashers
 from costbearer.config import Config
 from costbearer.errors import ConfigInvalid, DataDirectoryBusy, NotFound
 from costbearer.prices import PriceBook
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from costbearer.reports.periods import Zone
     from costbearer.stores.directory import Directory
     from costbearer.stores.duckdb import Ledger
+    from costbearer.stores.hash_keys import Count
 
 SERVER_LOCK = "serve.lock"
 SERVER_FILE = "server.json"
@@ -61,16 +62,39 @@ def prepare(config: Config) -> bytes:
     return archive.current(config.prices_dir).archive
 
 
-def hasher(keyring: Keyring) -> Hasher:
-    """HMAC-SHA-256 under the active hash key, with its version in front: `h1_` and 32 hex. The field is part of what is
-    hashed, so that the same text as user and as tenant cannot be joined."""
-    key, version = keyring.hash_keys[keyring.hash_active], keyring.hash_active
+def hashers(keyring: Keyring) -> Hashers:
+    """What hashes tenants and users under the active hash key and, while another is live, under the newest of those."""
+    live, active = keyring.hash_keys, keyring.hash_active
+    before = max((version for version in live if version != active), default=None)
+    return Hashers(_hasher(live[active], active), None if before is None else _hasher(live[before], before))
+
+
+def load_hashers(directory: Path) -> Hashers:
+    """Those of a data directory's keyring as it is now."""
+    return hashers(secrets.keyring(directory, create=False))
+
+
+def _hasher(key: bytes, version: int) -> Hasher:
+    """HMAC-SHA-256 with the key's version in front: `h1_` and 32 hex. The field is part of what is hashed, so that the
+    same text as user and as tenant cannot be joined."""
 
     def keyed(field: str, value: str) -> str:
         tag = hmac.new(key, f"{field}\0{value}".encode(), hashlib.sha256).hexdigest()
         return f"h{version}_{tag[:32]}"
 
     return keyed
+
+
+def waiting_in(ledger: Ledger, bookkeeper: Bookkeeper) -> Count:
+    """Asks a ledger, with everything posted, which tenants and users are known under a version of the hash key only."""
+    from costbearer.stores.hash_keys import Unlinked
+
+    def counted(version: int) -> Unlinked:
+        bookkeeper.catch_up()
+        with ledger.reader() as reader:
+            return Unlinked(reader.unlinked("tenant", version), reader.unlinked("user", version))
+
+    return counted
 
 
 # -- the gateway
@@ -121,7 +145,7 @@ def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
         key_revision=control.revision,
         load_prices=functools.partial(load_prices, config.prices_dir),
         price_revision=functools.partial(archive.moved, config.prices_dir),
-        hasher=hasher(secrets.keyring(config.data, create=False)),
+        load_hashers=functools.partial(load_hashers, config.data),
         loop=loop,
     )
 

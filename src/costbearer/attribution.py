@@ -14,12 +14,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import msgspec
 
 from costbearer.errors import LabelMissing, TagMalformed
-from costbearer.ledger import Claim, Entry, Field, Provenance
+from costbearer.ledger import HASHED, Claim, Entry, Field, Provenance
 
 TAGS_MAX = 32
 """Tags of one call, all sources together: a call is described, not documented."""
@@ -39,9 +40,6 @@ PRECEDENCE: tuple[tuple[str, Provenance], ...] = (
     ("baggage", "asserted"),
 )
 """Sources, the one that is believed first. Only a key verifies."""
-
-HASHED = frozenset({"tenant", "user"})
-"""Fields whose values name a person or a customer's customer; only a keyed hash of them is kept."""
 
 FIELD_OF_TAG: Mapping[str, str] = {
     "owner": "owner",
@@ -75,6 +73,13 @@ _BLANK = Entry(
 
 Hasher = Callable[[str, str], str]
 """(field, value) -> keyed hash as text."""
+
+
+class Hashers(NamedTuple):
+    """What hashes under the active key and, while two are live, under the one before."""
+
+    now: Hasher
+    before: Hasher | None = None
 
 
 class Bearer(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True, gc=False):
@@ -116,7 +121,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     traceparent: str | None = None
 
 
-def attribute(bearer: Bearer, said: Said, hasher: Hasher) -> Attribution:
+def attribute(bearer: Bearer, said: Said, hashers: Hashers) -> Attribution:
     """Attribute one call.
 
     Raises:
@@ -124,7 +129,7 @@ def attribute(bearer: Bearer, said: Said, hasher: Hasher) -> Attribution:
             caller's own writing: what is malformed there is ignored and noted).
         LabelMissing: the key requires fields that nobody stated.
     """
-    return _traced(_claimed(bearer, said, hasher), said.traceparent)
+    return _traced(_claimed(bearer, said, hashers), said.traceparent)
 
 
 class Attributor:
@@ -134,26 +139,27 @@ class Attributor:
     it holds beside the known members. For one thread.
     """
 
-    def __init__(self, hasher: Hasher) -> None:
-        self._hasher = hasher
+    def __init__(self, hashers: Hashers) -> None:
+        self.hashers = hashers
+        """May be replaced at any time: nothing that was hashed is remembered."""
         self._known: dict[tuple[Bearer, str | None, tuple[str, ...]], Attribution] = {}
 
     def attribute(self, bearer: Bearer, said: Said) -> Attribution:
         """As the function `attribute`. The outcome may be that of an earlier call: its maps must not be changed."""
         if said.baggage:
-            return attribute(bearer, said, self._hasher)
+            return attribute(bearer, said, self.hashers)
         key = (bearer, said.tags_header, said.body_tags)
         done = self._known.get(key)
         if done is None:
-            done = _claimed(bearer, said, self._hasher)
-            if HASHED.isdisjoint(done.values):
+            done = _claimed(bearer, said, self.hashers)
+            if HASHED.keys().isdisjoint(done.values):
                 if len(self._known) >= ATTRIBUTIONS_KNOWN_MAX:
                     self._known.clear()
                 self._known[key] = done
         return _traced(done, said.traceparent) if said.traceparent else done
 
 
-def _claimed(bearer: Bearer, said: Said, hasher: Hasher) -> Attribution:
+def _claimed(bearer: Bearer, said: Said, hashers: Hashers) -> Attribution:
     """The attribution without its trace."""
     values = {"owner": bearer.owner, "team": bearer.team, "agent": bearer.agent, "workload": bearer.workload}
     if bearer.project is not None:
@@ -164,6 +170,7 @@ def _claimed(bearer: Bearer, said: Said, hasher: Hasher) -> Attribution:
         values["env"] = bearer.env
     fields = {name: Field(value, "verified", "key") for name, value in values.items()}
     tags: dict[str, str] = {}
+    links: dict[str, str] = {}
     notes: list[str] = []
     if said.tags_header or said.body_tags or said.baggage:
         spoken: list[tuple[str, str, str]] = []
@@ -178,10 +185,15 @@ def _claimed(bearer: Bearer, said: Said, hasher: Hasher) -> Attribution:
             field = FIELD_OF_TAG.get(name)
             if field is None:
                 _claim_tag(fields, tags, name, Claim(value, source))
-            else:
-                kept = hasher(field, value) if field in HASHED else value
+            elif field in HASHED:
+                kept = hashers.now(field, value)
+                if hashers.before is not None and field not in values:
+                    links[HASHED[field]] = hashers.before(field, value)
                 _claim(fields, field, Claim(kept, source))
                 values.setdefault(field, kept)
+            else:
+                _claim(fields, field, Claim(value, source))
+                values.setdefault(field, value)
     missing = [name for name in bearer.require if name not in fields and name not in tags]
     if missing:
         raise LabelMissing(
@@ -190,7 +202,14 @@ def _claimed(bearer: Bearer, said: Said, hasher: Hasher) -> Attribution:
         )
     found = tuple(dict.fromkeys(notes))
     entry = msgspec.structs.replace(
-        _BLANK, key_id=bearer.key_id, key_team=bearer.team, attribution=fields, tags=tags, notes=found, **values
+        _BLANK,
+        key_id=bearer.key_id,
+        key_team=bearer.team,
+        attribution=fields,
+        tags=tags,
+        notes=found,
+        **values,
+        **links,
     )
     return Attribution(entry=entry, values=values, fields=fields, tags=tags, notes=found)
 

@@ -20,12 +20,12 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from costbearer.corrections import Closed, never, restated, settled
+from costbearer.corrections import Closed, never, repeated, restated, settled
 from costbearer.errors import CostbearerError, JournalFailed, PostingBusy, StoreFailed
 from costbearer.journal import journals, live, take_over
-from costbearer.ledger import AWAITING_RESULT, Entry, Settlement
+from costbearer.ledger import Entry, Settlement
 from costbearer.recovery import clear_unborn
-from costbearer.stores.awaited import Awaited, Key
+from costbearer.stores.awaited import Awaited, Due
 from costbearer.stores.duckdb import Ledger, Position
 from costbearer.stores.ledger_schema import SEALED_ARROW
 from costbearer.stores.own_journal import OwnJournal
@@ -37,8 +37,8 @@ BATCH_ENTRIES = 122_880
 """Entries in one transaction, at least, where there is a backlog: a row group, which DuckDB writes past its log. In
 step with the gateway a batch is what came in since the last pass."""
 
-BACK_OFF_S = 5.0
-"""Pause of `run` after a pass that failed."""
+LATE_S = 120.0
+"""From then on a ledger is late: a pass follows the other in moments, and one over a long backlog takes a minute."""
 
 POSTING_WAIT_S = 30.0
 """How long one waits for another who posts before it is told to come back: less than a client waits for an answer."""
@@ -110,6 +110,14 @@ class Bookkeeper:
     def damage(self) -> tuple[Flaw, ...]:
         """Everything that is wrong with the journals, as of the last pass; what is sealed is known from its seal."""
         return self._damage
+
+    @property
+    def current(self) -> bool:
+        """Whether the last pass went well and is not longer ago than `LATE_S`. Never waits for one that runs."""
+        complete_to = self.complete_to
+        return (
+            self.failure is None and complete_to is not None and (self._clock() - complete_to).total_seconds() <= LATE_S
+        )
 
     def progress(self) -> Progress:
         """How far the last pass came. Never waits for one that runs."""
@@ -190,29 +198,29 @@ class Bookkeeper:
             self._take_stock()
             return posted
 
-    def settle(self, settlement: Settlement) -> bool:
-        """Correct the call that awaits this result. False where none does: it is not posted yet, or was settled before.
+    def settle(self, results: Iterable[Settlement]) -> int:
+        """Correct the calls that await these results, all of them in one record. Gives how many results were applied:
+        nothing awaits the others, as the call is not posted yet or was settled before.
 
         Raises:
             JournalFailed, StoreFailed: as `record`.
         """
         with self._lock:
-            awaited = self._be_ready()
-            call = awaited.open.get(Key(settlement.provider, settlement.provider_response_id))
-            if call is None or settlement.reason_unknown == AWAITING_RESULT:
-                return False
-            (old,) = self.ledger.entries([call])
-            return self._recorded(self._settling(old, settlement)) > 0
+            due = self._be_ready().due_by(results, self.ledger)
+            if due:
+                self._recorded(self._settling(due))
+            return sum(each.result is not None for each in due)
 
     def awaiting(self) -> list[Entry]:
-        """The calls whose result is not known yet, for who asks the provider for it; as of the last pass.
+        """The calls whose result is not known yet, for who asks the provider for it; as of the last pass. Of several
+        that await the same result the one that will bear its cost.
 
         Raises:
             StoreFailed: the ledger cannot be read.
         """
         with self._lock:
             awaited = self._be_ready()
-            return self.ledger.entries(list(awaited.open.values()))
+            return self.ledger.entries([calls[0] for calls in awaited.open.values()])
 
     def rebuild(self, reason: str = "a rebuild was asked for") -> int:
         """Set the ledger's file aside and post everything again. Gives how many entries were posted.
@@ -231,17 +239,6 @@ class Bookkeeper:
         with self._lock:
             yield
 
-    def run(self, stop: threading.Event, interval_s: float) -> None:
-        """Pass after pass until `stop` is set; a pass that fails is said in `notices` and tried again."""
-        while not stop.is_set():
-            pause = interval_s
-            try:
-                self.catch_up()
-            except CostbearerError as error:
-                self._notice(error.message)
-                pause = max(interval_s, BACK_OFF_S)
-            stop.wait(pause)
-
     @contextmanager
     def _from_the_disk_after_a_failure(self) -> Iterator[None]:
         """Whatever stopped the block, memory may be ahead of the ledger: the next pass starts from the disk."""
@@ -252,6 +249,8 @@ class Bookkeeper:
             self.failure = str(error) or type(error).__name__
             held = tuple(sorted(self._held))
             self._progress = msgspec.structs.replace(self._progress, failure=self.failure, held=held)
+            if isinstance(error, CostbearerError):
+                self._notice(error.message)
             if isinstance(error, OSError):
                 raise JournalFailed(f"the journals cannot be read or sealed: {error}") from error
             raise
@@ -278,25 +277,22 @@ class Bookkeeper:
         self._write(rows, [_position(reading)])
         return int(rows.num_rows)
 
-    def _settling(self, old: Entry, settlement: Settlement) -> tuple[Entry, ...]:
-        closed = self._closed(old.started_at)
-        return restated(old, settled(old, settlement), at=self._clock(), kind="correction", closed=closed)
+    def _settling(self, due: list[Due]) -> list[Entry]:
+        corrections: list[Entry] = []
+        for old, (_, result) in zip(self.ledger.entries([each.call for each in due]), due, strict=True):
+            new = repeated(old) if result is None else settled(old, result)
+            closed = self._closed(old.started_at)
+            corrections += restated(old, new, at=self._clock(), kind="correction", closed=closed)
+        return corrections
 
     def _settle_due(self) -> int:
         """Apply every result that was posted to the call it belongs to."""
         if self._awaited is None:
             self._awaited = Awaited.survey(self.ledger)
-        due = self._awaited.due()
+        due = self._awaited.due(self.ledger)
         if not due:
             return 0
-        entries = self.ledger.entries([address for pair in due for address in pair])
-        corrections: list[Entry] = []
-        for old, reader in zip(entries[::2], entries[1::2], strict=True):
-            settlement = reader.settlement
-            assert settlement is not None, "it was found by its settlement"
-            self._awaited.drop(Key(settlement.provider, settlement.provider_response_id))
-            corrections += self._settling(old, settlement)
-        return self._record(table_of(Posted(0, entry) for entry in corrections))
+        return self._record(table_of(Posted(0, entry) for entry in self._settling(due)))
 
     def _pass(self, pool: Executor) -> int:
         began = self._clock()
@@ -413,8 +409,8 @@ class Bookkeeper:
         if readings and not self.ledger.positions():
             self.ledger.hold_readers("the ledger is being rebuilt from the journal; try again in a moment")
             self._load(readings, pool)
-        if self.ledger.mend_rollups():
-            self._notice("the hourly sums of the ledger did not hold and were made anew from its entries")
+        if self.ledger.mend_projections():
+            self._notice("hourly sums or links of the ledger did not hold and were made anew from its entries")
         return readings
 
     def _load(self, readings: dict[str, JournalReading], pool: Executor) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,13 +18,13 @@ from costbearer.app import (
     home_zone,
     load_prices,
     locked,
-    log,
     prepare,
     shown_host,
     things_beside,
+    waiting_in,
 )
 from costbearer.config import Config
-from costbearer.errors import CostbearerError
+from costbearer.rounds import Rounds
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
@@ -108,7 +107,7 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
     ):
         periods = Periods(control.database)
         bookkeeper = Bookkeeper(config.journal_dir, ledger, closed=periods.is_closed)
-        with _background(config, control, ledger, bookkeeper, periods):
+        with _background(config, control, ledger, bookkeeper, periods) as rounds:
             parts = _parts(config, control, ledger, bookkeeper, periods)
             audits = Audits(config.data)
             yield create_app(
@@ -118,7 +117,7 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
                 pages=_pages(parts, audits),
                 bodies={AUDIT: BODY_BYTES_MAX, AUDITS: LOG_BYTES_MAX},
                 apart=POSTING,
-                ready=lambda: {"ledger": bookkeeper.failure is None and bookkeeper.complete_to is not None},
+                ready=lambda: {"ledger": bookkeeper.current, **rounds.sound()},
             )
         bookkeeper.catch_up()
 
@@ -126,44 +125,30 @@ def console_parts(config: Config) -> Iterator[FastAPI]:
 @contextlib.contextmanager
 def _background(
     config: Config, control: Control, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods
-) -> Iterator[None]:
-    """What the console does beside answering: posting, asking for results of jobs, amortising."""
-    from costbearer.amortise import keep_amortised
+) -> Iterator[Rounds]:
+    """What the console does beside answering: posting, asking for results of jobs, amortising, moving keys."""
+    from costbearer.amortise import Amortiser
     from costbearer.dialects.registry import all_dialects
     from costbearer.jobs import Poller
-
-    stop = threading.Event()
-    posting_s, polling_s = config.number("ledger.post_interval_ms") / 1000, config.number("ledger.poll_interval_s")
-    poller = Poller(config, bookkeeper, all_dialects(), functools.partial(load_prices, config.prices_dir))
-    contract = functools.partial(contract_of, config)
-    amortised = (stop, ledger, bookkeeper, contract, AMORTISE_INTERVAL_S, periods.is_closed)
-    posting = threading.Thread(target=bookkeeper.run, args=(stop, posting_s), name="bookkeeper")
-    polling = threading.Thread(target=poller.run, args=(stop, polling_s), name="jobs", daemon=True)
-    amortising = threading.Thread(target=keep_amortised, args=amortised, name="amortise")
-    rekeying = threading.Thread(target=_keep_rekeyed, args=(stop, config, control.database), name="rekeying")
-    for thread in (posting, polling, amortising, rekeying):
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        posting.join()
-        amortising.join()
-        rekeying.join()
-        polling.join(JOBS_STOP_S)
-
-
-def _keep_rekeyed(stop: threading.Event, config: Config, database: Database) -> None:
-    """Take over the digests of keys that workers saw used, until it is over."""
     from costbearer.stores.peppers import Peppers
     from costbearer.stores.rekeying import Spool
 
-    peppers, spool = Peppers(database), Spool(config.data)
-    while not stop.wait(REKEY_INTERVAL_S):
-        try:
-            peppers.move(spool)
-        except CostbearerError as error:
-            log.warning("digests of used keys are not taken over for now: %s", error.message)
+    posting_s, polling_s = config.number("ledger.post_interval_ms") / 1000, config.number("ledger.poll_interval_s")
+    poller = Poller(config, bookkeeper, all_dialects(), functools.partial(load_prices, config.prices_dir))
+    amortiser = Amortiser(ledger, bookkeeper, functools.partial(contract_of, config), periods.is_closed)
+    rekeyed = functools.partial(Peppers(control.database).move, Spool(config.data))
+    rounds = Rounds()
+    rounds.start("bookkeeper", posting_s, bookkeeper.catch_up, at_once=True)
+    rounds.start("jobs", polling_s, poller.look, daemon=True)
+    rounds.start("amortise", AMORTISE_INTERVAL_S, amortiser.look)
+    rounds.start("rekeying", REKEY_INTERVAL_S, rekeyed)
+    try:
+        yield rounds
+    finally:
+        rounds.stop.set()
+        for name in ("bookkeeper", "amortise", "rekeying"):
+            rounds.join(name)
+        rounds.join("jobs", JOBS_STOP_S)
 
 
 def _parts(config: Config, control: Control, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods) -> Parts:
@@ -200,6 +185,7 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
     from costbearer.console.api_directory import directory_router
     from costbearer.console.api_doctor import doctor_router, full_examination
     from costbearer.console.api_entries import entries_router
+    from costbearer.console.api_hash_keys import hash_keys_router
     from costbearer.console.api_imports import imports_router
     from costbearer.console.api_periods import periods_router
     from costbearer.console.api_prices import prices_router
@@ -210,6 +196,7 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
     from costbearer.imports import post
     from costbearer.restate import restate
     from costbearer.stores.acts import before_posting
+    from costbearer.stores.hash_keys import HashKeys
 
     config, acts = parts.config, parts.control.database
 
@@ -249,6 +236,7 @@ def _api(parts: Parts, ledger: Ledger, bookkeeper: Bookkeeper, periods: Periods,
         restatement_router(restated),
         audits_router(audits, parts.findings),
         views_router(parts),
+        hash_keys_router(HashKeys(acts, waiting_in(ledger, bookkeeper))),
     ]
 
 

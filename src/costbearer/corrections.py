@@ -25,6 +25,8 @@ Closed = Callable[[datetime], bool]
 """Whether the month of a moment is closed."""
 REVERSED = "reversed"
 """The note on a reversal."""
+REPEATED = "job_repeated"
+"""The note on a call that asked for work which another call had asked for and bears, and cost nothing itself."""
 
 
 def never(_: datetime) -> bool:
@@ -87,6 +89,24 @@ def settled(old: Entry, settlement: Settlement) -> Entry:
         reason_unknown=settlement.reason_unknown,
         ended_at=max(settlement.ended_at, old.started_at),
         notes=(*old.notes, *settlement.notes),
+    )
+
+
+def repeated(old: Entry) -> Entry:
+    """What an entry that awaited its result should have said, where another call of the same work bears the cost."""
+    return msgspec.structs.replace(
+        old,
+        usage=Usage(),
+        work=(),
+        charges=(),
+        cost_usd=money.ZERO,
+        list_cost_usd=money.ZERO,
+        effective_cost_usd=money.ZERO,
+        provider_cost_usd=None,
+        computed_cost_usd=money.ZERO,
+        basis="metered",
+        reason_unknown=None,
+        notes=(*old.notes, REPEATED),
     )
 
 

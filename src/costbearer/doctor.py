@@ -22,8 +22,9 @@ from costbearer import money
 from costbearer.bookkeeper import Bookkeeper
 from costbearer.errors import CostbearerError, UsageInvalid
 from costbearer.journal import Damage, FrameAt, Intent, Outcome, journals, live, verify
-from costbearer.ledger import PROVIDER_DIFFERENCE, Entry, faults
+from costbearer.ledger import PROVIDER_DIFFERENCE, Entry, bounded, faults
 from costbearer.prices import Card
+from costbearer.standing import taken_back_twice
 from costbearer.stores.duckdb import Position, Reader
 from costbearer.stores.own_journal import is_own
 from costbearer.stores.reading import REASON_OUTCOME_UNREADABLE
@@ -139,7 +140,7 @@ def examine(
             audit.journal(directory, positions.get(directory.name))
         findings += audit.findings()
         findings.append(_against_ledger(reader, audit.sums))
-        findings.append(_rollups(reader))
+        findings += [_rollups(reader), _reversals(reader)]
         if report_totals is not None:
             findings.append(_against_report(reader, audit.sums, report_totals))
         if metrics_text is not None:
@@ -347,13 +348,15 @@ class _Calls:
         if not isinstance(frame, Outcome) or frame.entry.journal != journal or not self._close(frame.entry.sequence):
             return []
         self._open.pop(frame.entry.sequence, None)
-        return [(item.sequence, frame.entry)]
+        return [(item.sequence, bounded(frame.entry))]
 
     def without_outcome(self) -> list[tuple[int, Entry]]:
         """What is left open in a journal that has ended: unknown, closed by the intent itself."""
         left, self._open = self._open, {}
         changes = {"status": "unknown", "reason_unknown": REASON_OUTCOME_UNREADABLE}
-        return [(sequence, msgspec.structs.replace(entry, **changes)) for sequence, entry in sorted(left.items())]
+        return [
+            (sequence, bounded(msgspec.structs.replace(entry, **changes))) for sequence, entry in sorted(left.items())
+        ]
 
     def _close(self, sequence: int) -> bool:
         at, bit = divmod(sequence, 8)
@@ -448,7 +451,18 @@ def _rollups(reader: Reader) -> Finding:
     wrong, groups = reader.rollups_difference()
     if wrong:
         return Finding("roll-ups", False, f"{wrong} of {groups} hourly sums are not what the entries add up to")
-    return Finding("roll-ups", True, f"{groups} hourly sums equal the entries in every figure")
+    astray, links = reader.links_difference()
+    if astray:
+        return Finding("roll-ups", False, f"{astray} links between hashes are not what the entries state")
+    linked = f", and {links} links between hashes are what they state" if links else ""
+    return Finding("roll-ups", True, f"{groups} hourly sums equal the entries in every figure{linked}")
+
+
+def _reversals(reader: Reader) -> Finding:
+    twice = _Complaints()
+    for entry_id in taken_back_twice(reader):
+        twice.add(f"entry {entry_id} was taken back more than once")
+    return twice.finding("reversed", "no entry was taken back more than once")
 
 
 def _against_report(reader: Reader, sums: Mapping[Key, Sums], report_totals: ReportTotals) -> Finding:

@@ -5,15 +5,16 @@ itself stated wins; where there is no price but the log states a cost, that is k
 unknown, with the reason. Labels keep their provenance, and what a log does not say stays empty and counts as
 unattributed. Tenants and users are hashed as the gateway hashes them.
 
-Which call it is follows from the log alone (its format and the provider's id of the answer, or the log's own id, or
-what it says), so importing again adds nothing, whatever file it is in. A call that the gateway itself recorded, by the
-provider's id of its answer, is not imported; nor is one of a closed month, which does not change.
+Which call it is follows from the log alone: its format and the provider's id of the answer, or the log's own id, with
+what it says where that id may be the number of a row, or only what it says. So importing again adds nothing, whatever
+file it is in. A call that the gateway itself recorded, by the provider's id of its answer, is not imported; nor is one
+of a closed month, which does not change.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -23,10 +24,12 @@ import msgspec
 import pyarrow as pa
 
 from costbearer import money
+from costbearer.attribution import Hashers
 from costbearer.audit.evidence import Evidence
 from costbearer.audit.intake import Intake
 from costbearer.corrections import Closed
-from costbearer.ledger import PROVIDER_DIFFERENCE, Charge, Entry, Field, faults
+from costbearer.ledger import HASHED, PROVIDER_DIFFERENCE, Charge, Entry, Field, faults
+from costbearer.logformats.registry import GENERIC
 from costbearer.rating import PROVIDER_CARD
 from costbearer.rerate import PARTS_ARROW, rerate
 from costbearer.usage import COUNTS, Usage
@@ -36,10 +39,7 @@ BATCH = 2_000
 SPAN_ROWS = 50_000
 LOG_CARD = "log"
 """The card of a charge that rests on what a foreign log says and not on a rate card."""
-_HASHED = ("tenant", "user")
 _LABELS = ("owner", "team", "agent", "workload")
-
-Hasher = Callable[[str, str], str]
 
 
 class Reader(Protocol):
@@ -87,7 +87,7 @@ def post(ledger: Ledger, books: Books, batch: Sequence[Entry], closed: Closed) -
         PostingBusy: somebody else posts for too long.
         StoreFailed, JournalFailed: the ledger cannot be read, or the books cannot be written.
     """
-    sound = [entry for entry in batch if not faults(entry)]
+    sound = [entry for entry in batch if not faults(entry) and _is_call(entry)]
     fresh: dict[str, Entry] = {}
     with books.posting():
         with ledger.reader() as reader:
@@ -105,6 +105,19 @@ def post(ledger: Ledger, books: Books, batch: Sequence[Entry], closed: Closed) -
     )
 
 
+def _is_call(entry: Entry) -> bool:
+    """Whether it is a call that was made, and nothing that takes something back or changes another entry."""
+    counts = (getattr(entry.usage, name) for name in COUNTS)
+    return (
+        entry.kind == "import"
+        and entry.calls > 0
+        and entry.attempt > 0
+        and entry.refers_to is None
+        and entry.settlement is None
+        and all(count is None or count >= 0 for count in counts)
+    )
+
+
 def _known(reader: Reader, batch: Sequence[Entry]) -> set[str]:
     """Ids of imported calls, and of answers to calls of the gateway, that the ledger has."""
     entries = reader.entries
@@ -119,11 +132,11 @@ def _known(reader: Reader, batch: Sequence[Entry]) -> set[str]:
 # -- from records to entries
 
 
-def batches(evidence: Evidence, intake: Intake, hasher: Hasher) -> Iterator[list[Entry]]:
+def batches(evidence: Evidence, intake: Intake, hashers: Hashers) -> Iterator[list[Entry]]:
     """Everything that was read, as at most `BATCH` entries each; calls without a time cannot be posted: left out."""
     last = max(source.until for source in intake.sources)
     for begin in range(0, last, SPAN_ROWS):
-        made = list(_entries(evidence, intake, hasher, begin, begin + SPAN_ROWS))
+        made = list(_entries(evidence, intake, hashers, begin, begin + SPAN_ROWS))
         for at in range(0, len(made), BATCH):
             yield made[at : at + BATCH]
 
@@ -132,7 +145,7 @@ _IDS = ("record_id", "response_id", "request_id", "trace_id", "session_id", "par
 _SAID = ("user", "tenant", "workflow", "feature", "env", "workspace", "key_id", "tags")
 
 
-def _entries(evidence: Evidence, intake: Intake, hasher: Hasher, begin: int, end: int) -> Iterator[Entry]:
+def _entries(evidence: Evidence, intake: Intake, hashers: Hashers, begin: int, end: int) -> Iterator[Entry]:
     calls, records = evidence.calls, evidence.records
     wanted = calls.filter((calls.row >= begin) & (calls.row < end) & calls.started_at.notnull())
     more = records.select("row", *(name for name in (*_IDS, *_SAID)))
@@ -144,9 +157,9 @@ def _entries(evidence: Evidence, intake: Intake, hasher: Hasher, begin: int, end
         return
     charges = _charges(evidence, table)
     formats = {source.number: source.format.name for source in intake.sources}
-    hashed: dict[tuple[str, str], str] = {}
+    hashed: dict[tuple[str, str], dict[str, str]] = {}
     for row in table.to_pylist(maps_as_pydicts="lossy"):
-        yield _entry(row, formats[row["file"]], charges.get(row["row"], ()), hasher, hashed)
+        yield _entry(row, formats[row["file"]], charges.get(row["row"], ()), hashers, hashed)
 
 
 def _charges(evidence: Evidence, table: pa.Table) -> dict[int, tuple[Charge, ...]]:
@@ -179,19 +192,19 @@ def _entry(
     row: Mapping[str, Any],
     format_: str,
     charges: tuple[Charge, ...],
-    hasher: Hasher,
-    hashed: dict[tuple[str, str], str],
+    hashers: Hashers,
+    hashed: dict[tuple[str, str], dict[str, str]],
 ) -> Entry:
     name = _identity(row, format_)
     started = _utc(row["started_at"])
     ended = None if row["ended_at"] is None else _utc(row["ended_at"])
-    kept = dict(row)
-    for private in _HASHED:
+    kept: dict[str, Any] = {}
+    for private in HASHED:
         if row[private] is not None:
             key = (private, str(row[private]))
             if key not in hashed:
-                hashed[key] = hasher(*key)
-            kept[private] = hashed[key]
+                hashed[key] = _hashed(*key, hashers)
+            kept |= hashed[key]
     fields = {label: field for label in _LABELS if (field := _label(row, label, format_)) is not None}
     return Entry(
         journal="",
@@ -217,8 +230,6 @@ def _entry(
         feature=row["feature"],
         workflow=row["workflow"],
         customer=None,
-        tenant=kept["tenant"],
-        user=kept["user"],
         env=row["env"],
         attribution=fields,
         tags=_tags(row["tags"]),
@@ -234,8 +245,17 @@ def _entry(
         usage=Usage(**{name: row.get(name) for name in COUNTS}),
         speed=row["speed"],
         variant=row["variant"],
+        **kept,
         **_cost(row, charges),
     )
+
+
+def _hashed(field: str, value: str, hashers: Hashers) -> dict[str, str]:
+    """What is kept of a private value: its hash and, while two keys are live, the one before."""
+    found = {field: hashers.now(field, value)}
+    if hashers.before is not None:
+        found[HASHED[field]] = hashers.before(field, value)
+    return found
 
 
 def _tags(text: str | None) -> dict[str, str]:
@@ -253,10 +273,14 @@ def _tags(text: str | None) -> dict[str, str]:
 
 
 def _identity(row: Mapping[str, Any], format_: str) -> str:
-    """The same for the same call, whatever file it stands in and however often."""
+    """The same for the same call, whatever file it stands in and however often.
+
+    The ids of nobody's format may be row numbers, which begin anew in every table.
+    """
     said = row["response_id"] or row["record_id"]
-    if said is None:
-        said = "\0".join(
+    if said is None or (format_ == GENERIC and said != row["response_id"]):
+        said = "" if said is None else f"{said}\0"
+        said += "\0".join(
             str(row[name]) for name in ("started_at", "ended_at", "response_model", "key_id", "user", "cost_usd")
         )
         said += "\0".join(str(row.get(name)) for name in COUNTS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -22,16 +21,13 @@ from costbearer.config import Config, Provider
 from costbearer.contract import Prices
 from costbearer.credentials import Credentials
 from costbearer.dialects.base import CallRequest, Dialect, Job, Outgoing, Place, Reading
-from costbearer.errors import CostbearerError
-from costbearer.ledger import Entry, Settlement
+from costbearer.ledger import RESULT_GONE, Entry, Settlement
 from costbearer.settlements import settlement
 
 FIRST_WAIT_S = 2.0
 WAIT_MAX_S = 600.0
 """Between two looks at the same job: doubled from the first to this."""
 TIMEOUT_S = 60.0
-GONE = "result_gone"
-"""The reason of a cost that is never known: the provider has deleted the result."""
 
 log = logging.getLogger("costbearer.jobs")
 
@@ -53,7 +49,7 @@ FOLLOWED: Mapping[str, Follow] = {
 
 
 class Poller:
-    """Asks for what is awaited. One thread runs it."""
+    """Asks for what is awaited. One thread does."""
 
     def __init__(
         self,
@@ -71,15 +67,6 @@ class Poller:
         self._load_prices = load_prices
         self._clock = clock
         self._due: dict[str, tuple[float, float]] = {}
-
-    def run(self, stop: threading.Event, interval_s: float) -> None:
-        """Ask again and again until `stop` is set."""
-        while not stop.wait(interval_s):
-            try:
-                self.look()
-            except CostbearerError as error:
-                # The bookkeeper's trouble is the bookkeeper's to tell; the jobs are still there the next time.
-                log.warning("results of jobs are not asked for now: %s", error.message)
 
     def look(self) -> int:
         """Ask for every job whose time has come. Gives how many were settled.
@@ -107,7 +94,7 @@ class Poller:
                 if provider.name not in clients:
                     clients[provider.name] = open_clients.enter_context(_client(provider))
                 found = self._result(clients[provider.name], provider, entry, prices)
-                if found is not None and self._bookkeeper.settle(found):
+                if found is not None and self._bookkeeper.settle([found]):
                     settled += 1
         return settled
 
@@ -144,7 +131,7 @@ class Poller:
             provider_response_id=job_id,
             status="unknown",
             basis="unknown",
-            reason_unknown=GONE,
+            reason_unknown=RESULT_GONE,
             ended_at=self._clock(),
         )
 

@@ -19,14 +19,24 @@ month that is closed they start when they are posted. From then on corrections r
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from costbearer import money
-from costbearer.usage import Usage, Work
+from costbearer.limits import (
+    AMOUNT_USD_MAX,
+    CALLS_MAX,
+    COUNT_MAX,
+    MILLISECONDS_MAX,
+    QUANTITY_MAX,
+    TIME_MAX,
+    TIME_MIN,
+)
+from costbearer.usage import COUNTS, Usage, Work
 
 Kind = Literal["usage", "import", "correction", "restatement", "true_up", "amortisation"]
 Status = Literal["ok", "error", "cancelled", "unknown"]
@@ -35,6 +45,10 @@ Provenance = Literal["verified", "asserted", "inferred", "delegated"]
 
 LABELS: tuple[str, ...] = ("owner", "team", "agent", "workload")
 """The four labels no key exists without."""
+
+HASHED: Mapping[str, str] = {"tenant": "tenant_before", "user": "user_before"}
+"""Fields whose values name a person or a customer's customer, so that only a keyed hash of them is kept, and where the
+entry has the hash under the key before."""
 
 DESCRIPTIONS: tuple[str, ...] = (
     "project",
@@ -61,6 +75,9 @@ it: a quote inside one has a backslash before it."""
 
 AWAITING_RESULT = "awaiting_result"
 """`reason_unknown` of a call whose result comes later (a background response, a batch job): `Settlement` closes it."""
+
+RESULT_GONE = "result_gone"
+"""`reason_unknown` of a call whose result the provider has deleted, as it said again and again."""
 
 PROVIDER_DIFFERENCE = "provider_difference"
 """The meter of the charge that makes computed charges add up to the cost the provider itself stated."""
@@ -135,7 +152,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=Fa
     `price_provider`, `speed` and `variant` are what else the price depended on, stated where they are not the
     provider's own name and the ordinary ones; `work` keeps what each model did where that does not follow from the
     usage and the models: with them a call can be rated again. Money is None where it is not known, with
-    `reason_unknown` as a machine code and `bound_usd` as the most it can be.
+    `reason_unknown` as a machine code and `bound_usd` as the most it can be. `tenant_before` and `user_before` are the
+    hashes of the same tenant and user under the key before the active one, stated while both are live: a link.
     """
 
     journal: str
@@ -204,11 +222,42 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=Fa
     speed: str | None = None
     variant: str | None = None
     work: tuple[Work, ...] = ()
+    tenant_before: str | None = None
+    user_before: str | None = None
 
     @property
     def entry_id(self) -> str:
         return f"{self.journal}.{self.sequence}"
 
+
+AMOUNTS: tuple[str, ...] = (
+    "cost_usd",
+    "list_cost_usd",
+    "effective_cost_usd",
+    "provider_cost_usd",
+    "computed_cost_usd",
+    "bound_usd",
+)
+"""The fields of an entry that are money."""
+
+MOST: Mapping[str, int] = {
+    **dict.fromkeys(AMOUNTS, AMOUNT_USD_MAX),
+    **dict.fromkeys(("calls", "requests", "attempt"), CALLS_MAX),
+    **dict.fromkeys(("first_byte_ms", "duration_ms"), MILLISECONDS_MAX),
+    **dict.fromkeys(COUNTS, COUNT_MAX),
+}
+"""Field of an entry, or of its usage, -> the most it may be, up and down."""
+
+CHARGE_MOST: Mapping[str, int] = {
+    "quantity": QUANTITY_MAX,
+    **dict.fromkeys(("unit_price_usd", "list_cost_usd", "cost_usd"), AMOUNT_USD_MAX),
+}
+
+BEYOND_LIMITS = "beyond_limits"
+"""`reason_unknown` of an entry that stood in a journal with a value beyond its limit, and was posted without it."""
+
+_BESIDE = ("bound_usd", "first_byte_ms", "duration_ms")
+"""Fields on which no cost rests."""
 
 CORRECTING: frozenset[Kind] = frozenset({"correction", "restatement"})
 """Kinds of entries that change what another one says."""
@@ -217,6 +266,10 @@ AMORTISATION: Kind = "amortisation"
 """The kind of entries that bring a part of a commitment's fee into the effective cost of a call, or of nobody."""
 
 _NO_USAGE = Usage()
+_COUNTS = frozenset(COUNTS)
+_ABSURD = dict.fromkeys(
+    ("started_at", "ended_at"), f"is no moment with a time zone between {TIME_MIN:%Y} and {TIME_MAX:%Y}"
+)
 
 
 def faults(entry: Entry) -> list[str]:
@@ -237,10 +290,19 @@ def faults(entry: Entry) -> list[str]:
             found.append("an amortisation carries calls, counts or a cost")
     elif entry.calls < 0 or entry.requests < 0:
         found.append(f"an entry of kind {entry.kind} takes calls back")
-    found += _money_faults(entry)
-    if entry.ended_at is not None and entry.ended_at < entry.started_at:
-        found.append("ended before it started")
-    if entry.settlement is not None:
+    absurd = list(beyond(entry))
+    found += [f"{name} {_ABSURD.get(name, 'is beyond its limit')}" for name in absurd]
+    found += [
+        f"{before} links to no {name}"
+        for name, before in HASHED.items()
+        if getattr(entry, before) is not None and not getattr(entry, name)
+    ]
+    # Amounts that are absurd, or times without a zone, cannot be compared.
+    if not absurd:
+        found += _money_faults(entry)
+        if entry.ended_at is not None and entry.ended_at < entry.started_at:
+            found.append("ended before it started")
+    if entry.settlement is not None and not absurd:
         found += [f"its settlement: {fault}" for fault in _money_faults(entry.settlement)]
         if entry.settlement.reason_unknown == AWAITING_RESULT:
             found.append("its settlement: it awaits a result itself")
@@ -271,3 +333,80 @@ def _money_faults(entry: Entry | Settlement) -> list[str]:
         if money.times(charge.quantity, charge.unit_price_usd) != charge.cost_usd
     ]
     return found
+
+
+def beyond(entry: Entry | Settlement) -> Iterator[str]:
+    """The fields that are beyond their limits: `duration_ms`, `charges`, `settlement`."""
+    usage = entry.usage
+    for name, most in MOST.items():
+        value = getattr(usage, name) if name in _COUNTS else getattr(entry, name, None)
+        if value is not None and _is_beyond(value, most):
+            yield name
+    for charge in entry.charges:
+        if any(_is_beyond(getattr(charge, name), most) for name, most in CHARGE_MOST.items()):
+            yield "charges"
+            break
+    for name in ("started_at", "ended_at"):
+        moment = getattr(entry, name, None)
+        if moment is not None and not _is_timely(moment):
+            yield name
+    settlement = getattr(entry, "settlement", None)
+    if settlement is not None and next(beyond(settlement), None) is not None:
+        yield "settlement"
+
+
+def bounded(entry: Entry) -> Entry:
+    """The entry as it is posted: what is beyond its limits is not known.
+
+    The call itself counts, with its labels, as one. Where what its cost rests on is absurd, no amount of it is
+    believed: its cost is unknown with `BEYOND_LIMITS` as the reason. A note names each field. A sound entry is given
+    back as it is.
+    """
+    absurd = list(beyond(entry))
+    if not absurd:
+        return entry
+    settlement = entry.settlement
+    if settlement is not None and "settlement" in absurd:
+        settlement = msgspec.structs.replace(settlement, **_without(settlement, list(beyond(settlement))))
+    changes: dict[str, Any] = {name: None for name in absurd if name in _BESIDE}
+    if any(name not in _BESIDE and name != "settlement" for name in absurd):
+        changes |= _without(entry, absurd) | {"effective_cost_usd": None, "started_at": _timely(entry.started_at)}
+        changes |= {name: _one(getattr(entry, name)) for name in ("calls", "requests", "attempt") if name in absurd}
+    notes = (*entry.notes, *(f"{BEYOND_LIMITS}:{name}" for name in absurd))
+    return msgspec.structs.replace(entry, **changes, settlement=settlement, notes=notes)
+
+
+def _without(entry: Entry | Settlement, absurd: list[str]) -> dict[str, Any]:
+    """The fields that entries and settlements share, without anything that rests on an absurd one."""
+    ended = entry.ended_at
+    if ended is not None:
+        ended = max(_timely(ended), _timely(getattr(entry, "started_at", TIME_MIN)))
+    return {
+        "usage": msgspec.structs.replace(entry.usage, **{name: None for name in absurd if name in _COUNTS}),
+        "work": (),
+        "charges": (),
+        **dict.fromkeys(("cost_usd", "list_cost_usd", "provider_cost_usd", "computed_cost_usd")),
+        "basis": "unknown",
+        "reason_unknown": BEYOND_LIMITS,
+        "ended_at": ended,
+    }
+
+
+def _one(value: int) -> int:
+    return 1 if value > 0 else -1
+
+
+def _is_beyond(value: int | Decimal, most: int) -> bool:
+    if isinstance(value, int):
+        return not -most <= value <= most
+    places = value.as_tuple().exponent
+    return not isinstance(places, int) or places < -money.PLACES or value.copy_abs() > most
+
+
+def _is_timely(moment: datetime) -> bool:
+    return moment.tzinfo is not None and TIME_MIN <= moment <= TIME_MAX
+
+
+def _timely(moment: datetime) -> datetime:
+    """The moment, brought into the time there can be; one without a zone is UTC."""
+    return min(max(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC), TIME_MIN), TIME_MAX)

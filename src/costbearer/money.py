@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 
 from costbearer.errors import AmountInvalid
+from costbearer.limits import AMOUNT_USD_MAX
 
 PLACES = 12
 DIGITS = 38
@@ -23,7 +24,9 @@ DEEP = Context(prec=100, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, Divi
 """For calculations with ratios: so many digits that what is cut off at the end never shows."""
 _CENT = Decimal("0.01")
 _MICRO = Decimal("0.000001")
-_LIMIT = Decimal(10) ** (DIGITS - PLACES)
+_AMOUNT_MAX = Decimal(AMOUNT_USD_MAX)
+_BEYOND = Decimal(10) ** (DIGITS - PLACES)
+_SUM_MAX = _EXACT.subtract(_BEYOND, QUANTUM)
 _multiply, _add, _subtract = _EXACT.multiply, _EXACT.add, _EXACT.subtract
 
 
@@ -33,17 +36,40 @@ def usd(value: str | int | Decimal) -> Decimal:
     A float is refused by type: its digits are not the ones somebody wrote.
 
     Raises:
-        AmountInvalid: not a finite decimal number, or too large for `DECIMAL(38,12)`.
+        AmountInvalid: not a finite decimal number, or more than `limits.AMOUNT_USD_MAX`.
     """
+    return _read(value, _AMOUNT_MAX, f"at most {AMOUNT_USD_MAX:,} USD")
+
+
+def usd_sum(value: str | int | Decimal) -> Decimal:
+    """The door for a sum of amounts, which may be as large as `DECIMAL(38,12)` holds; otherwise as `usd`.
+
+    Raises:
+        AmountInvalid: as `usd`.
+    """
+    return _read(value, _SUM_MAX, f"at most {DIGITS - PLACES} digits")
+
+
+def within(amount: Decimal) -> bool:
+    """Whether something that was calculated can be one amount."""
+    return amount.copy_abs() <= _AMOUNT_MAX
+
+
+def adds_up(largest: Decimal, count: int) -> bool:
+    """Whether the sum of so many amounts, none larger, has the digits of `DECIMAL(38,12)` at most."""
+    return _EXACT.multiply(largest, count) <= _SUM_MAX
+
+
+def _read(value: str | int | Decimal, most: Decimal, said: str) -> Decimal:
     if isinstance(value, (float, bool)):
         raise AmountInvalid("an amount of money must not be a binary float or a truth value; pass its text")
     try:
         amount = Decimal(value)
-        if amount.is_finite() and amount.copy_abs() < _LIMIT:
+        if amount.is_finite() and amount.copy_abs() < _BEYOND:
             rounded = _ROUNDING.add(amount.quantize(QUANTUM, context=_ROUNDING), ZERO)
-            if rounded.copy_abs() < _LIMIT:
+            if rounded.copy_abs() <= most:
                 return rounded
-        raise AmountInvalid(f"{str(amount)[:60]!r} is not an amount of at most {DIGITS - PLACES} digits")
+        raise AmountInvalid(f"{str(amount)[:60]!r} is not an amount of {said}")
     except (InvalidOperation, ValueError, TypeError):
         raise AmountInvalid(f"{str(value)[:60]!r} is not a decimal amount such as 0.0125") from None
 
@@ -98,7 +124,7 @@ def allocate(amount: Decimal, weights: Sequence[Decimal | int]) -> list[Decimal]
     whole = sum(shares, Decimal(0))
     if whole <= 0 or any(weight < 0 for weight in shares):
         raise AmountInvalid("an amount can only be split by weights of 0 or more, at least one of them positive")
-    units = int(_EXACT.scaleb(usd(amount), PLACES))
+    units = int(_EXACT.scaleb(usd_sum(amount), PLACES))
     sign = -1 if units < 0 else 1
     scale = min(int(weight.as_tuple().exponent) for weight in shares)
     integers = [int(weight.scaleb(-min(scale, 0), context=_EXACT)) for weight in shares]

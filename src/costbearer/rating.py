@@ -172,7 +172,7 @@ def bound(
     other meters, by meter. None where the card prices something that is no token (characters, seconds, pages, images,
     search units, citations), every call of such a model uses it, and its most is not given. Fees of tools (searches,
     sessions) are in it only where they are given: how many there will be is not known beforehand. `PriceBook.dearest`
-    gives the card for a call whose tier only the reply will tell.
+    gives the card for a call whose tier only the reply will tell. A bound that is no amount there can be is none.
     """
     given = quantities_max or {}
     # Usage with a larger count is refused as damage, so that a caller's absurd limit need not make an absurd bound.
@@ -182,7 +182,7 @@ def bound(
     if flat is not None and not given:
         # Most cards are flat: what follows says the same of them, at four times the price.
         per_input, per_output, fee = flat
-        return money.total((money.times(input_tokens, per_input), money.times(output_tokens, per_output), fee))
+        return _said((money.times(input_tokens, per_input), money.times(output_tokens, per_output), fee))
     if any(meter not in given for meter in card.sized):
         return None
     others = (
@@ -190,7 +190,7 @@ def bound(
         for meter, quantity in given.items()
         if meter in card.prices
     )
-    return money.total(
+    return _said(
         (
             money.times(input_tokens, card.dearest_input.at(input_tokens_max)),
             money.times(output_tokens, card.dearest_output.at(input_tokens_max)),
@@ -198,6 +198,11 @@ def bound(
             *others,
         )
     )
+
+
+def _said(parts: Iterable[Decimal]) -> Decimal | None:
+    most = money.total(parts)
+    return most if money.within(most) else None
 
 
 def worst_input_tokens(

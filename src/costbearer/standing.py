@@ -35,6 +35,9 @@ class Reader(Protocol):
 
     def execute(self, expression: Any, /) -> pa.Table: ...
 
+    def as_recorded(self, expression: Any, /) -> pa.Table:
+        """As `execute`, with tenants and users under the hashes that the journal has."""
+
 
 class Ledger(Protocol):
     """What is there."""
@@ -73,6 +76,19 @@ def calls(entries: Any, since: Any, until: Any) -> Any:
     return both.mutate(entry_id=both.journal + "." + both.sequence.cast("string")).anti_join(reversed_ones, "entry_id")
 
 
+def taken_back_twice(reader: Reader) -> list[str]:
+    """Ids of entries that more than one reversal takes back, of which each call can have one.
+
+    Raises:
+        StoreFailed: the ledger cannot be read.
+    """
+    reversals = reader.entries.filter(reader.entries.calls < 0)
+    found = reversals.group_by("refers_to").aggregate(times=reversals.count())
+    return [
+        str(row) for row in reader.execute(found.filter(found.times > 1).order_by("refers_to"))["refers_to"].to_pylist()
+    ]
+
+
 def whole(reader: Reader, rows: pa.Table) -> dict[str, list[Entry]]:
     """Of some calls, given as `journal`, `sequence` and `entry_id`: the entry that stands and its differences.
 
@@ -88,7 +104,7 @@ def whole(reader: Reader, rows: pa.Table) -> dict[str, list[Entry]]:
     for charge in reader.execute(reader.charges.semi_join(both, ["journal", "sequence"])).to_pylist():
         charges.setdefault((charge["journal"], charge["sequence"]), []).append(charge)
     found: dict[str, list[Entry]] = {entry_id: [] for entry_id in rows["entry_id"].to_pylist()}
-    for row in reader.execute(both).to_pylist(maps_as_pydicts="strict"):
+    for row in reader.as_recorded(both).to_pylist(maps_as_pydicts="strict"):
         entry = entry_from(row, charges.get((row["journal"], row["sequence"]), []))
         found[entry.entry_id if entry.entry_id in found else entry.refers_to or ""].append(entry)
     return found

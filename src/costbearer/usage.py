@@ -14,9 +14,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from costbearer import limits
 from costbearer.errors import UsageInvalid
 
-COUNT_MAX = 10**12
+COUNT_MAX = limits.COUNT_MAX
 """No provider states a larger count; a larger one is damage, not usage."""
 
 

@@ -187,7 +187,7 @@ def _read(baseline: Path) -> Mapping[str, Any]:
 def _parts(document: Mapping[str, Any], place: Path) -> dict[str, Part]:
     try:
         return {
-            part["id"]: (None if part["cost_usd"] is None else money.usd(part["cost_usd"]), int(part["records"]))
+            part["id"]: (None if part["cost_usd"] is None else money.usd_sum(part["cost_usd"]), int(part["records"]))
             for finding in document["findings"]
             for part in finding["subjects"]
         }

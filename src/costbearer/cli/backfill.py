@@ -224,7 +224,7 @@ def _planned(rows: csv.DictReader[str], file: Path) -> list[dict[str, str]]:
 
 def _show(document: dict[str, Any]) -> None:
     rows = document["rows"]
-    lost, share = money.usd(document["unattributed_usd"]), document["unattributed_share"]
+    lost, share = money.usd_sum(document["unattributed_usd"]), document["unattributed_share"]
     if not rows:
         say("Nothing is nobody's: every call in the ledger has its four labels.")
         return
@@ -235,7 +235,7 @@ def _show(document: dict[str, Any]) -> None:
             visible(row["key"] or "(none)"),
             visible(row["provider"]),
             f"{row['calls']:,}",
-            money.display(money.usd(row["cost_usd"])),
+            money.display(money.usd_sum(row["cost_usd"])),
             shown_cell(row["share"], "share"),
             shown_cell(row["cumulative_share"], "share"),
             row["last"][:10],
@@ -247,14 +247,14 @@ def _show(document: dict[str, Any]) -> None:
     print_table(heads, shown)
     click.echo()
     click.echo(
-        f"{money.display(lost)} of {money.display(money.usd(document['total_usd']))} is nobody's, or not wholly "
+        f"{money.display(lost)} of {money.display(money.usd_sum(document['total_usd']))} is nobody's, or not wholly "
         f"somebody's: {shown_cell(share, 'share')}, on {document['keys']:,} keys."
     )
 
 
 def _say_labelled(document: dict[str, Any]) -> None:
     bearer = ", ".join(f"{name} {document[name]}" for name in LABELS)
-    cost: Decimal = money.usd(document["cost_usd"])
+    cost: Decimal = money.usd_sum(document["cost_usd"])
     done = document["applied"]
     verb = "moves" if done is None else "moved"
     click.echo(
@@ -263,7 +263,7 @@ def _say_labelled(document: dict[str, Any]) -> None:
     for month in document["months"]:
         where = ", closed: posted in the open month" if month["closed"] else ""
         click.echo(
-            f"  {month['month']}  {month['calls']:,} calls, {money.display(money.usd(month['cost_usd']))}{where}"
+            f"  {month['month']}  {month['calls']:,} calls, {money.display(money.usd_sum(month['cost_usd']))}{where}"
         )
     if done is None:
         say("Nothing is posted; do so with --apply.")

@@ -52,6 +52,9 @@ SERVER_FILE = "server.json"
 START_WAIT_S = 5.0
 """How long a command waits for a server that holds the data directory but does not answer yet."""
 TIMEOUT_S = 60.0
+POSTING = frozenset(f"/api/v1/{name}" for name in ("restatements", "amortisations", "backfill/labels"))
+POSTING_TIMEOUT_S = 3600.0
+"""How long a command waits for what rates and posts whole months again: millions of calls take minutes."""
 
 Document = dict[str, Any]
 Pairs = Sequence[tuple[str, str]]
@@ -180,7 +183,6 @@ class Remote:
         self._http = httpx2.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {token}"},
-            timeout=TIMEOUT_S,
             follow_redirects=False,
             trust_env=False,
         )
@@ -263,18 +265,29 @@ class Remote:
         headers = {"idempotency-key": chance.token_hex(16)} if once else {}
         while True:
             try:
-                answer = self._http.request(method, path, params=list(params), json=body, headers=headers)
+                answer = self._http.request(
+                    method, path, params=list(params), json=body, headers=headers, timeout=_timeout_s(path)
+                )
             except httpx2.ConnectError:
                 # Nothing was sent, so asking again is safe; a server that has just started may not listen yet.
                 if time.monotonic() >= self._until:
                     raise RemoteFailed(f"{self.url} cannot be reached; is the server running?") from None
                 time.sleep(0.1)
+            except httpx2.ReadTimeout:
+                raise RemoteFailed(
+                    f"{self.url} has not answered within {_timeout_s(path):.0f} s, and may still be doing what was "
+                    "asked; look at what there is now, or ask again: nothing is posted twice"
+                ) from None
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                 raise RemoteFailed(f"{self.url} did not answer: {type(error).__name__}") from None
             else:
                 if answer.status_code >= 300:
                     raise _as_raised(answer, self.url)
                 return answer
+
+
+def _timeout_s(path: str) -> float:
+    return POSTING_TIMEOUT_S if path in POSTING else TIMEOUT_S
 
 
 def open_client(config: Config, environ: Mapping[str, str] | None = None) -> Local | Remote:

@@ -87,12 +87,12 @@ def _kept(config: Config, client: Local | Remote) -> Any:
 
 
 def _posted(config: Config, client: Local | Remote, evidence: Any, intake: Any) -> Imported:
-    from costbearer.app import books, hasher
+    from costbearer.app import books, hashers
     from costbearer.imports import Imported, batches, post
     from costbearer.stores import secrets
     from costbearer.stores.acts import before_posting
 
-    made = batches(evidence, intake, hasher(secrets.keyring(config.data)))
+    made = batches(evidence, intake, hashers(secrets.keyring(config.data)))
     total = Imported()
     if isinstance(client, Remote):
         for piece in _pieces(made):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from costbearer import money
-from costbearer.app import books, hasher, load_prices
+from costbearer.app import books, hashers, load_prices
 from costbearer.audit.intake import taken
 from costbearer.audit.run import Options, audit, facts
 from costbearer.config import Config
@@ -73,7 +73,7 @@ def bring_in(config: Config, file: Path) -> int:
             options = Options((str(file),), contract=prices.contract)
             intake = taken(logs, options.names, wanted=options.wanted, columns=None)
             evidence = facts(logs, prices.book, options, intake, lambda _: None)
-            for batch in batches(evidence, intake, hasher(secrets.keyring(config.data))):
+            for batch in batches(evidence, intake, hashers(secrets.keyring(config.data))):
                 posted += post(ledger, bookkeeper, batch, closed).posted
         finally:
             logs.close()

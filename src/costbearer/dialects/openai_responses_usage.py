@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from costbearer import money
 from costbearer.dialects import openai_usage, reply
 from costbearer.dialects.openai_usage import inclusive_output
 from costbearer.dialects.reply import Counts, Notes
@@ -142,10 +141,10 @@ def read_cost(usage: dict[str, Any], notes: Notes) -> Decimal | None:
         parts = (usage.get("cost"), *(details.get(f"upstream_inference_{side}_cost") for side in ("input", "output")))
         amounts = [amount for amount in map(reply.amount, parts) if amount is not None]
         notes.add("byok")
-        if len(amounts) == len(parts):
-            return money.total(amounts)
-        notes.add("cost_unreadable")
-        return None
+        cost = reply.together(amounts) if len(amounts) == len(parts) else None
+        if cost is None:
+            notes.add("cost_unreadable")
+        return cost
     return openai_usage.read_cost(usage, notes)
 
 

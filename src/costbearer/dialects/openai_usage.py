@@ -14,13 +14,13 @@ from msgspec import Meta
 from costbearer import money
 from costbearer.dialects import reply
 from costbearer.dialects.reply import Counts, Notes
+from costbearer.limits import AMOUNT_USD_MAX
 from costbearer.usage import COUNT_MAX, Usage
 
 USD_PER_TICK = Decimal("1e-10")
 """xAI's `cost_in_usd_ticks`: 10,000,000,000 ticks are one dollar (shown by two recorded bodies priced at list)."""
 
-TICKS_MAX = 10**30
-"""Beyond any amount of money; more is damage."""
+TICKS_MAX = AMOUNT_USD_MAX * 10**10
 
 
 _Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
@@ -171,14 +171,14 @@ def read_cost(usage: dict[str, Any], notes: Notes) -> Decimal | None:
     if ticks is None and stated is None:
         return None
     if ticks is not None:
-        cost = money.usd(money.times(ticks, USD_PER_TICK)) if type(ticks) is int and 0 <= ticks < TICKS_MAX else None
+        cost = money.usd(money.times(ticks, USD_PER_TICK)) if type(ticks) is int and 0 <= ticks <= TICKS_MAX else None
     else:
         cost = reply.amount(stated)
         if cost is not None and usage.get("is_byok") is True:
             notes.add("byok")
             details = usage.get("cost_details")
             upstream = reply.amount(details.get("upstream_inference_cost")) if type(details) is dict else None
-            cost = None if upstream is None else money.total((cost, upstream))
+            cost = None if upstream is None else reply.together((cost, upstream))
     if cost is None:
         notes.add("cost_unreadable")
     return cost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -123,6 +123,12 @@ def amount(value: object) -> Decimal | None:
     except AmountInvalid:
         return None
     return cost if cost >= 0 else None
+
+
+def together(amounts: Iterable[Decimal]) -> Decimal | None:
+    """The sum of stated costs; None where it is more than one amount can be."""
+    cost = money.total(amounts)
+    return cost if money.within(cost) else None
 
 
 class EventReader(ABC):

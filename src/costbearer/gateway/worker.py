@@ -16,7 +16,7 @@ from decimal import Decimal
 
 import msgspec
 
-from costbearer.attribution import Attributor, Bearer, Hasher
+from costbearer.attribution import Attributor, Bearer, Hashers
 from costbearer.config import Config, Provider
 from costbearer.contract import Prices
 from costbearer.credentials import Credentials
@@ -69,13 +69,14 @@ class Worker:
         key_revision: Callable[[], object],
         load_prices: Callable[[], Prices],
         price_revision: Callable[[], object],
-        hasher: Hasher,
+        load_hashers: Callable[[], Hashers],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.config = config
         self.journal = journal
         self.dialects = dialects
-        self.attributor = Attributor(hasher)
+        self.attributor = Attributor(load_hashers())
+        self._load_hashers = load_hashers
         self.loop = loop
         self._exchange = Exchange(dialects)
         self._load_prices = load_prices
@@ -398,9 +399,11 @@ class Worker:
                 revision = self._key_revision()
                 moved = revision != self._revision
                 if moved:
+                    # Keys first: a revocation holds whatever becomes of the rest, which is tried again.
                     self.keyring = await self.loop.run_in_executor(None, self._load_keys)
-                    self._revision = revision
                     self._bearers.clear()
+                    self.attributor.hashers = await self.loop.run_in_executor(None, self._load_hashers)
+                    self._revision = revision
                 self._keys_read = time.monotonic()
             except Exception as error:  # noqa: BLE001
                 # Whatever is wrong with the store, this watch must go on: it is what makes revocations hold.

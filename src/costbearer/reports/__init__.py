@@ -81,7 +81,7 @@ def answer(query: Query, reader: Reader, beside: Beside = NOTHING) -> Table:
         NotFound: what it is about is not there.
         QueryInvalid: what is asked for is not beside the ledger: a figure or a price that nobody knows.
     """
-    return REPORTS[query.report].answer(reader, query, beside)
+    return REPORTS[query.report].answer(reader, query.followed(reader), beside)
 
 
 def read(document: Any) -> Table:

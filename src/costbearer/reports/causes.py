@@ -117,13 +117,13 @@ def caused_per_day(before: State, now: State) -> dict[str, Decimal]:
     parts add up to the change, which is rounded to 12 places once."""
     if before.idle or now.idle:
         name, state = ("new", now) if before.idle else ("gone", before)
-        change = money.usd(money.ratio(state.cost if before.idle else state.cost.copy_negate(), state.days))
+        change = money.usd_sum(money.ratio(state.cost if before.idle else state.cost.copy_negate(), state.days))
         return {name: change} if change else {}
     found = _contributed(_Chain(before, per_day=True), _Chain(now, per_day=True))
     exact = Decimal(0)
     for part in found.values():
         exact = money.DEEP.add(exact, part)
-    return _settled(money.usd(exact), found)
+    return _settled(money.usd_sum(exact), found)
 
 
 def _contributed(old: _Chain, new: _Chain) -> dict[str, Decimal]:

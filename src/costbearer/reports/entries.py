@@ -17,6 +17,7 @@ import msgspec
 
 from costbearer import money
 from costbearer.errors import QueryInvalid
+from costbearer.ledger import HASHED
 from costbearer.reports.dimensions import dimension
 from costbearer.reports.periods import instant
 from costbearer.reports.query import Query, Reader
@@ -27,7 +28,7 @@ LIMIT_MAX = 1000
 """Entries on a page: by default, and at most."""
 
 _CHARGE_FIELDS = ("meter", "quantity", "unit_price_usd", "list_cost_usd", "cost_usd", "model", "card")
-_APART = {"attribution", "tags", "notes", "settlement", "work", *COUNTS}
+_APART = {"attribution", "tags", "notes", "settlement", "work", *COUNTS, *HASHED.values()}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EVER = (_EPOCH, datetime(2199, 12, 31, tzinfo=UTC))
 
@@ -105,8 +106,8 @@ def page(reader: Reader, query: EntriesQuery) -> tuple[list[dict[str, Any]], str
     Raises:
         StoreFailed: the ledger cannot be read.
     """
-    entries = reader.entries
-    asked = entries.filter(query.filter.within(entries, query.filter.period))
+    entries, wanted = reader.entries, query.filter.followed(reader)
+    asked = entries.filter(wanted.within(entries, wanted.period))
     if query.after is not None:
         asked = asked.filter(_behind(asked, query.after))
     asked = asked.order_by(["started_at", "journal", "sequence"]).limit(query.limit + 1)
@@ -126,6 +127,7 @@ def document(row: Mapping[str, Any], charges: Sequence[Mapping[str, Any]]) -> di
     made["attribution"] = {name: {**field, "conflict": field.get("conflict", [])} for name, field in fields.items()}
     made["tags"] = row["tags"] or {}
     made["notes"] = row["notes"] or []
+    made |= {name: row[name] for name in HASHED.values() if row[name] is not None}
     if row["work"] is not None:
         made["work"] = msgspec.json.decode(row["work"])
     made["usage"] = {name: row[name] for name in COUNTS if row[name] is not None}

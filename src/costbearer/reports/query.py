@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from costbearer.errors import QueryInvalid
+from costbearer.ledger import HASHED
 from costbearer.reports.dimensions import NONE, column_of, dimension, spelled, value_of
 from costbearer.reports.periods import FIRST, ZONE_UTC, Period, Zone, instant, parse_instant, shown, zone
 
@@ -72,6 +73,9 @@ class Reader(Protocol):
         """Those of charges."""
 
     def execute(self, expression: Any, /) -> pa.Table: ...
+
+    def newest(self, field: str, hashes: Collection[str], /) -> Mapping[str, str]:
+        """Of hashes of tenants or users, those that are not the newest of their value, and which is."""
 
 
 class Form(NamedTuple):
@@ -214,6 +218,14 @@ class Query:
                 condition |= test
             found.append(condition)
         return found
+
+    def followed(self, reader: Reader) -> Query:
+        """The same question with every tenant and user it names under the newest hash, as the answer will have them."""
+        where = dict(self.where)
+        for name in HASHED.keys() & where.keys():
+            newest = reader.newest(name, where[name])
+            where[name] = tuple(dict.fromkeys(newest.get(value, value) for value in where[name]))
+        return replace(self, where=tuple(where.items()))
 
     def within(self, entries: Any, period: Period) -> list[Any]:
         """The conditions together with a period of them."""

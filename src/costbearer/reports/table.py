@@ -246,7 +246,7 @@ def columns_of(described: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
 def total_of(name: str, value: Any) -> int | float | Decimal | None:
     """A total of a JSON document."""
     if (name.endswith("_usd") or name.startswith("usd_per_")) and value is not None:
-        return money.usd(value)
+        return money.usd_sum(value)
     count: int | float | None = value
     return count
 
@@ -273,7 +273,7 @@ def calls(count: float | Decimal) -> str:
 
 def _cell(value: Any, kind: Kind) -> Cell:
     if kind in AMOUNTS and value is not None:
-        return money.usd(value)
+        return money.usd_sum(value)
     cell: Cell = value
     return cell
 

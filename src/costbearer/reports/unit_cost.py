@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from costbearer import money
 from costbearer.errors import QueryInvalid, StoreFailed
 from costbearer.figures import Figure
+from costbearer.ledger import HASHED
 from costbearer.reports import spend
 from costbearer.reports.beside import Beside
 from costbearer.reports.dimensions import REST, bucket
@@ -49,7 +50,7 @@ def answer(reader: Reader, query: Query, beside: Beside) -> Table:
     """
     names = (query.option("per") or "").split(",")
     found = spend.sums(reader, query)
-    lines = _figures(query, names, beside)
+    lines = _led_on(reader, query, _figures(query, names, beside))
     units = [
         _of_figure(name, lines[name], query) if name in lines else _counted(reader, query, name, found)
         for name in names
@@ -125,6 +126,17 @@ def _figures(query: Query, names: Sequence[str], beside: Beside) -> dict[str, Se
             raise QueryInvalid({"per": f"{name} is what the rows are grouped by; a figure needs another name"})
         found[name] = lines
     return found
+
+
+def _led_on(reader: Reader, query: Query, figures: Mapping[str, Sequence[Figure]]) -> Mapping[str, Sequence[Figure]]:
+    """Lines labelled with a tenant's or user's hash, under the newest one, as the rows have it."""
+    if not figures or query.by[0] not in HASHED:
+        return figures
+    newest = reader.newest(query.by[0], {line.label for lines in figures.values() for line in lines if line.label})
+    return {
+        name: [line._replace(label=newest.get(line.label, line.label)) for line in lines]
+        for name, lines in figures.items()
+    }
 
 
 def _of_figure(name: str, lines: Sequence[Figure], query: Query) -> _Unit:

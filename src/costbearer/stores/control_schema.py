@@ -27,7 +27,7 @@ from sqlalchemy.engine import Dialect
 from costbearer.labels import BLANKS, INNER_PUNCTUATION, INVISIBLES, LABEL_CHARS_MAX, PLACEHOLDERS, PUNCTUATION
 from costbearer.ledger import LABELS
 
-VERSION = "0005"
+VERSION = "0006"
 """The newest migration in `migrations/versions`."""
 
 
@@ -126,6 +126,15 @@ peppers = Table(
 )
 """Which peppers the digests were made with, so that a keyring that was lost and made anew is noticed, not believed. A
 retired one is in no keyring any more, and the secrets that it digested are refused."""
+
+hash_keys = Table(
+    "hash_keys",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("retired_at", UtcTime),
+)
+"""Which keys hashed tenants and users, so that one that was lost is never made anew under the number that it had."""
 
 issued_once = Table(
     "issued_once",

@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from costbearer.errors import DataDirectoryBusy, StoreFailed
-from costbearer.ledger import AWAITING_RESULT, Entry
-from costbearer.stores import rollups
+from costbearer.ledger import Entry
+from costbearer.stores import links, rollups
 from costbearer.stores.ledger_reader import (
     POSITIONS,
     TOTALS,
@@ -37,6 +37,7 @@ from costbearer.stores.ledger_reader import (
 )
 from costbearer.stores.ledger_schema import CHARGE_COLUMNS, CHARGES, ENTRIES, FINGERPRINT
 from costbearer.stores.lockdown import lock
+from costbearer.stores.registered import registered
 from costbearer.stores.rows import Posted, entry_from, table_of
 from costbearer.stores.segments import Totals, charges_of, entries_of
 
@@ -56,10 +57,11 @@ _TABLES = (
     ("entries", ENTRIES),
     ("charges", CHARGES),
     ("positions", POSITIONS),
+    (links.TABLE, links.COLUMNS),
     *((rollup.name, rollup.columns) for rollup in rollups.ROLLUPS),
 )
-_FINGERPRINT = f"{FINGERPRINT}.2"
-"""The number behind the point is the version of `positions`, `rollups` and `meta`."""
+_FINGERPRINT = f"{FINGERPRINT}.4"
+"""The number behind the point is the version of `positions`, `links`, `rollups` and `meta`."""
 
 _SETTINGS: Mapping[str, Any] = {
     "storage_compatibility_version": STORAGE_VERSION,
@@ -72,19 +74,6 @@ _SETTINGS: Mapping[str, Any] = {
 }
 _NO_PROGRESS_BAR = "SET enable_progress_bar = false"
 """It draws on stdout, also where that is no terminal. A setting of each connection."""
-_AWAITING = """
-SELECT journal, sequence, provider, provider_response_id FROM entries
-WHERE reason_unknown = ? AND calls > 0 AND provider_response_id IS NOT NULL
-AND journal || '.' || sequence NOT IN (SELECT refers_to FROM entries WHERE refers_to IS NOT NULL AND calls < 0)
-ORDER BY started_at, journal, sequence
-"""
-_SETTLED = """
-SELECT DISTINCT provider, provider_response_id FROM entries
-WHERE reason_unknown = ? AND calls < 0 AND provider_response_id IS NOT NULL
-"""
-_SETTLEMENTS = """
-SELECT journal, sequence, settlement FROM entries WHERE settlement IS NOT NULL ORDER BY started_at, journal, sequence
-"""
 _BROKEN = (duckdb.FatalException, duckdb.IOException, duckdb.InternalException, duckdb.SerializationException)
 """Errors that say that the file or the instance is broken; any other is the fault of a query or of the moment."""
 
@@ -193,6 +182,7 @@ class Ledger:
                     _insert(connection, "entries", entries_of(table))
                     _insert(connection, "charges", charges_of(table))
                     self._roll_up(connection, table)
+                    links.append(connection, table)
                 self._move(connection, positions)
                 self._compact(connection)
                 connection.execute("COMMIT")
@@ -243,18 +233,6 @@ class Ledger:
         with self._writing, self.guarded("a query"):
             return totals_of_rows(self._ready().sql(TOTALS).to_arrow_table().to_pylist())
 
-    def awaiting(self) -> pa.Table:
-        """`journal`, `sequence`, `provider` and `provider_response_id` of calls that await their result, in order."""
-        return self._asked(_AWAITING, [AWAITING_RESULT])
-
-    def settled(self) -> pa.Table:
-        """`provider` and `provider_response_id` of calls that awaited their result and were reversed."""
-        return self._asked(_SETTLED, [AWAITING_RESULT])
-
-    def settlements(self) -> pa.Table:
-        """`journal`, `sequence` and `settlement` (JSON) of entries that bring the result of another call, in order."""
-        return self._asked(_SETTLEMENTS, [])
-
     def entries(self, identities: Sequence[tuple[str, int]]) -> list[Entry]:
         """The entries of these (journal, sequence), each with its charges, in this order; none is missing.
 
@@ -266,16 +244,13 @@ class Ledger:
         )
         with self._writing, self.guarded("a query"):
             connection = self._ready()
-            connection.register("wanted", wanted)
-            try:
+            with registered(connection, "wanted", wanted):
                 rows, charges = (
                     connection.sql(f"SELECT t.* FROM {name} t SEMI JOIN wanted USING (journal, sequence)")  # noqa: S608
                     .to_arrow_table()
                     .to_pylist(maps_as_pydicts="strict")
                     for name in ("entries", "charges")
                 )
-            finally:
-                connection.unregister("wanted")
         lines: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for charge in charges:
             lines.setdefault((charge["journal"], charge["sequence"]), []).append(charge)
@@ -285,15 +260,16 @@ class Ledger:
         except KeyError as missing:
             raise StoreFailed(f"the ledger has no entry {missing.args[0]}") from None
 
-    def mend_rollups(self) -> bool:
-        """Make the hourly sums anew where they are not those of the entries at a glance. Whether that was needed."""
+    def mend_projections(self) -> bool:
+        """Make hourly sums and links anew where they are not the entries' at a glance. Whether that was needed."""
         with self._writing, self.guarded("rolling up"):
             connection = self._ready()
-            if rollups.at_a_glance(connection):
+            if rollups.at_a_glance(connection) and links.hold(connection):
                 return False
             connection.execute("BEGIN TRANSACTION")
             try:
                 rollups.again(connection)
+                links.again(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 _roll_back(connection)
@@ -301,11 +277,8 @@ class Ledger:
             return True
 
     def _roll_up(self, connection: duckdb.DuckDBPyConnection, table: pa.Table) -> None:
-        connection.register("incoming", table)
-        try:
+        with registered(connection, "incoming", table):
             self._appended += rollups.append(connection, "incoming")
-        finally:
-            connection.unregister("incoming")
         self._hours.update(pc.unique(pc.floor_temporal(table.column("started_at"), unit="hour")).to_pylist())
 
     def _compact(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -314,7 +287,12 @@ class Ledger:
             # A rollback makes this untrue, and costs nothing but rows that are alike.
             self._appended, self._hours = 0, set()
 
-    def _asked(self, statement: str, parameters: list[Any]) -> pa.Table:
+    def asked(self, statement: str, parameters: list[Any]) -> pa.Table:
+        """What a query gives, of the state as the writer sees it.
+
+        Raises:
+            StoreFailed: the engine failed.
+        """
         with self._writing, self.guarded("a query"):
             return self._ready().sql(statement, params=parameters).to_arrow_table()
 
@@ -517,14 +495,12 @@ def _load_files(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> 
             for cursor in cursors:
                 cursor.close()
     rollups.again(connection, files)
+    links.again(connection)
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
-    connection.register("incoming", table)
-    try:
+    with registered(connection, "incoming", table):
         connection.execute(f"INSERT INTO {name} SELECT * FROM incoming")  # noqa: S608
-    finally:
-        connection.unregister("incoming")
 
 
 def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
@@ -546,11 +522,14 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _check_schema(connection: duckdb.DuckDBPyConnection) -> None:
     tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    if not {"meta", *(name for name, _ in _TABLES)} <= tables:
+    if "meta" not in tables:
         raise _Damaged("it holds no ledger")
     found = connection.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchall()
+    # First: another version may have had other tables.
     if found != [(_FINGERPRINT,)]:
         raise _Damaged("it was written with another schema")
+    if not {name for name, _ in _TABLES} <= tables:
+        raise _Damaged("it holds no ledger")
 
 
 def _refuse_unless_damaged(file: Path, error: Exception) -> None:

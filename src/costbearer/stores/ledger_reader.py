@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Any
@@ -21,8 +21,9 @@ from ibis.expr import operations
 
 from costbearer import money
 from costbearer.errors import StoreFailed
-from costbearer.stores import rollups
+from costbearer.stores import links, rollups
 from costbearer.stores.ledger_schema import CHARGES_ARROW, ENTRIES, ENTRIES_ARROW, MONEY, Column
+from costbearer.stores.linked import followed
 from costbearer.stores.segments import Totals
 from costbearer.usage import COUNTS
 
@@ -87,22 +88,48 @@ class Reader:
         self._cursor = cursor
         self._backend = backend
         self._statements = statements
+        self._linked = False
         self.entries = _ENTRIES_TABLE
         self.charges = _CHARGES_TABLE
         self.rollups = _ROLLUPS[rollups.CALLS.name]
         self.charge_rollups = _ROLLUPS[rollups.CHARGES.name]
 
     def execute(self, expression: Any, /) -> pa.Table:
-        """The rows of an Ibis expression.
+        """The rows of an Ibis expression. Tenants and users are shown under their newest hash, and found by any of
+        theirs (`linked`).
 
         Raises:
             StoreFailed: the engine failed, or the file is damaged; the bookkeeper will rebuild it.
         """
+        return self.as_recorded(followed(expression, self.entries, self._alike) if self._linked else expression)
+
+    def as_recorded(self, expression: Any, /) -> pa.Table:
+        """The same with tenants and users as the journal has them; what becomes entries again is read with this."""
         with self._guarded("a query"):
             if (statement := self._statements.of(self._backend, expression)) is None:
                 return self._backend.to_pyarrow(expression)
             table = self._cursor.sql(statement).to_arrow_table()
             return expression.__pyarrow_result__(table, data_mapper=DuckDBPyArrowData)
+
+    def newest(self, field: str, hashes: Collection[str]) -> dict[str, str]:
+        """Of hashes of tenants or users, those that are not the newest of their value, and which is."""
+        if not self._linked:
+            return {}
+        rows = self.sql(links.NEWEST, [field, list(hashes)]).to_pylist()
+        return {row["before"]: row["now"] for row in rows}
+
+    def _alike(self, field: str, hashes: Collection[str]) -> set[str]:
+        return {row["hash"] for row in self.sql(links.ALIKE, [field, list(hashes)]).to_pylist()} | {*hashes}
+
+    def unlinked(self, field: str, version: int) -> int:
+        """How many tenants or users are known under this version of the hash key only."""
+        (row,) = self.sql(links.unlinked(field), [str(version)]).to_pylist()
+        return int(row["found"])
+
+    def links_difference(self) -> tuple[int, int]:
+        """Links between hashes that are not what the entries state, and how many there are."""
+        (row,) = self.sql(links.DIFFERENCES).to_pylist()
+        return row["wrong"], row["links"]
 
     def sql(self, statement: str, parameters: Sequence[Any] = ()) -> pa.Table:
         """The rows of a statement that is written in this package, values apart."""
@@ -113,7 +140,7 @@ class Reader:
         """Fix the state that is read. That is done by the first statement, not by BEGIN."""
         with self._guarded("a query"):
             self._cursor.execute("BEGIN TRANSACTION READ ONLY")
-            self._cursor.execute("SELECT count(*) FROM positions").fetchall()
+            self._linked = self._cursor.execute(links.ANY).fetchall() != [(0,)]
 
     def end(self) -> None:
         with self._guarded("the end of a query"):

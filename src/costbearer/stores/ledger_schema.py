@@ -65,7 +65,7 @@ ENTRIES: tuple[Column, ...] = (
     *_money("bound_usd"),
     *_text("reason_unknown"),
     Column("notes", pa.list_(_TEXT), "VARCHAR[]"),
-    *_text("settlement", "price_provider", "speed", "variant", "work"),
+    *_text("settlement", "price_provider", "speed", "variant", "work", "tenant_before", "user_before"),
 )
 """`attribution`, `settlement` and `work` are JSON text. `closed_sequence` is the journal sequence of the frame that
 closed the entry."""

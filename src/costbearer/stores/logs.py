@@ -27,6 +27,7 @@ from costbearer.logformats.record import Ask
 from costbearer.stores.lockdown import lock
 from costbearer.stores.logfiles import Limits, LogFile, expanded_within
 from costbearer.stores.logsql import MACROS, SQL_TYPES, extracted, identifier, literal, nested
+from costbearer.stores.registered import registered
 
 MEMORY_MB = 1200
 """What the engine holds before it writes to disk; the interpreter and its libraries take about 250 MB beside it."""
@@ -135,9 +136,8 @@ class Logs:
 
     def given(self, name: str, table: pa.Table) -> Any:
         """A small table of the caller's, in the engine."""
-        self._connection.register("incoming", table)
-        self._run(f"CREATE OR REPLACE TABLE {identifier(name)} AS SELECT * FROM incoming")
-        self._connection.unregister("incoming")
+        with registered(self._connection, "incoming", table):
+            self._run(f"CREATE OR REPLACE TABLE {identifier(name)} AS SELECT * FROM incoming")
         return self._table(name)
 
     def execute(self, expression: Any) -> pa.Table:
@@ -168,9 +168,8 @@ class Logs:
 
     def stream(self, name: str, batches: pa.RecordBatchReader, shown: int) -> tuple[Path, tuple[Any, ...]]:
         """A table from elsewhere, and its first rows."""
-        self._connection.register("incoming", batches)
-        self._run(f"CREATE OR REPLACE TABLE {identifier(name)} AS SELECT * FROM incoming")
-        self._connection.unregister("incoming")
+        with registered(self._connection, "incoming", batches):
+            self._run(f"CREATE OR REPLACE TABLE {identifier(name)} AS SELECT * FROM incoming")
         head = self._connection.sql(f"SELECT * FROM {identifier(name)} LIMIT {shown}").to_arrow_table().to_pylist()
         return Path(name), tuple(head)
 

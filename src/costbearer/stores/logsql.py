@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from costbearer.limits import AMOUNT_USD_MAX
 from costbearer.logformats.fields import Type
 from costbearer.logformats.record import Ask, Form
 
@@ -42,16 +43,19 @@ _DATES = (
 )
 """Beside what ISO 8601 allows. A date of slashes and numbers only is not among them: day and month cannot be told."""
 
+_DIGITS = len(str(AMOUNT_USD_MAX - 1)) + 12
 # A count with a fraction is none. An amount is rounded half-even to 12 places, as `money.usd` does; the engine itself
-# rounds a tie away from zero. Seconds, milliseconds, microseconds and nanoseconds are told by their length.
+# rounds a tie away from zero. An amount that reaches its limit is none. Seconds, milliseconds,
+# microseconds and nanoseconds are told by their length.
 MACROS = (
     "as_count(x) AS CASE WHEN NOT contains(x, '.') THEN TRY_CAST(x AS BIGINT) "
     "WHEN TRY_CAST(x AS DECIMAL(30,10)) = TRY_CAST(x AS BIGINT) THEN TRY_CAST(x AS BIGINT) END",
     "half_even(x, cut) AS CASE WHEN abs(x - cut) = 0.0000000000005 AND (cut * 1000000000000)::HUGEINT % 2 <> 0 "
     "THEN (cut - sign(cut - x) * 0.000000000001::DECIMAL(38,12))::DECIMAL(38,12) ELSE cut END",
-    "as_usd(x) AS CASE WHEN contains(lower(x), 'e') OR substr(split_part(x, '.', 2), 13, 1) = '5' "
+    "as_usd(x) AS CAST(TRY_CAST(CASE WHEN contains(lower(x), 'e') OR substr(split_part(x, '.', 2), 13, 1) = '5' "
     "THEN coalesce(TRY(half_even(TRY_CAST(x AS DECIMAL(38,24)), TRY_CAST(x AS DECIMAL(38,12)))), "
-    "TRY_CAST(x AS DECIMAL(38,12))) ELSE TRY_CAST(x AS DECIMAL(38,12)) END",
+    "TRY_CAST(x AS DECIMAL(38,12))) ELSE TRY_CAST(x AS DECIMAL(38,12)) END "
+    f"AS DECIMAL({_DIGITS},12)) AS DECIMAL(38,12))",
     "places_of(x) AS CASE WHEN contains(lower(x), 'e') THEN 12 ELSE length(split_part(x, '.', 2)) END",
     "as_epoch(x) AS CASE WHEN x < 1e11 THEN make_timestamp((x * 1000000)::BIGINT) "
     "WHEN x < 1e14 THEN make_timestamp((x * 1000)::BIGINT) WHEN x < 1e17 THEN make_timestamp(x::BIGINT) "

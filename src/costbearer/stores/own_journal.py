@@ -20,8 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from costbearer import money
-from costbearer.errors import DataDirectoryBusy, JournalFailed
+from costbearer.errors import DataDirectoryBusy, JournalFailed, StoreFailed
 from costbearer.journal_files import NEWBORN, acquire, journals, seal_file, sync_directory
+from costbearer.stores.bounds import within_limits
 from costbearer.stores.ledger_schema import FINGERPRINT, SEALED_ARROW
 from costbearer.stores.segments import Seal, check_files, read_seals, totals_of, write_parquet, write_seal
 
@@ -75,8 +76,14 @@ class OwnJournal:
         Raises:
             DataDirectoryBusy: another process writes this journal.
             JournalFailed: the disk failed. What is there now only opening it again tells.
-            StoreFailed: what was written does not read back.
+            StoreFailed: a value is beyond its limit, and nothing is written; or what was written does not read back.
         """
+        absurd = within_limits(table)[1]
+        if absurd:
+            fields = ", ".join(dict.fromkeys(name for row in absurd for name in row.fields))
+            raise StoreFailed(
+                f"{len(absurd)} of {table.num_rows} entries are not recorded: {fields} beyond every limit"
+            )
         try:
             lock = acquire(self.directory)
             if lock is None:

@@ -24,7 +24,8 @@ from costbearer.errors import JournalFailed, StoreFailed
 from costbearer.frames import FrameAt, Intent, OutcomeHead, heads, read_frames, rows
 from costbearer.journal import all_segments, raw_bytes, segment_file
 from costbearer.journal_files import cut_files, seal_file, sync_directory
-from costbearer.ledger import Entry
+from costbearer.ledger import BEYOND_LIMITS, Entry
+from costbearer.stores.bounds import Beyond, within_limits
 from costbearer.stores.ledger_schema import FINGERPRINT, SEALED_ARROW
 from costbearer.stores.own_journal import is_own
 from costbearer.stores.projection import Projection, Ranges
@@ -398,7 +399,8 @@ class JournalReading:
             self._sha.update(memoryview(data)[: end - offset])
             self._at = Place(number, end)
             self._touched.add(number)
-        table = read.table()
+        table, absurd = within_limits(read.table())
+        self._projection.flaws += [_absurd(self.id, number, each) for each in absurd]
         if ended and last and self._projection.open:
             table = pa.concat_tables([table, table_of(self._close_unreadable())])
         if table.num_rows:
@@ -476,7 +478,7 @@ class JournalReading:
     def _rows(self, sealed: _Sealed) -> pa.Table | None:
         table = load_parquet(self.directory, sealed.seal) if sealed.seal is not None else None
         if table is not None:
-            return table
+            return self._postable(sealed.number, table)
         try:
             raw = raw_bytes(self.directory, sealed.number)
         except OSError:
@@ -487,6 +489,13 @@ class JournalReading:
         table = read.table()
         if sealed.seal is not None and totals_of(table) != sealed.seal.totals:
             return None
+        return self._postable(sealed.number, table)
+
+    def _postable(self, number: int, table: pa.Table) -> pa.Table:
+        """Rows that were sealed before there were limits, within them."""
+        table, absurd = within_limits(table)
+        flaws = [_absurd(self.id, number, row) for row in absurd]
+        self._flaws += [flaw for flaw in flaws if flaw not in self._flaws]
         return table
 
     def _part_of(self, sealed: _Sealed, offset: int, *, after: bool) -> pa.Table:
@@ -507,6 +516,11 @@ class JournalReading:
         ]
         posted = pc.is_in(table.column("closed_sequence"), value_set=pa.array(closed, type=pa.int64()))
         return table.filter(pc.invert(posted) if after else posted)
+
+
+def _absurd(journal: str, segment: int, row: Beyond) -> Flaw:
+    detail = f"frame {row.closed_sequence}: {', '.join(row.fields)} beyond every limit; posted without, cost unknown"
+    return Flaw(journal, segment, 0, 0, BEYOND_LIMITS, detail)
 
 
 def _prepare(directory: Path, number: int, table: pa.Table, raw_sha256: str) -> str:

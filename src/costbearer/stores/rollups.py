@@ -22,6 +22,8 @@ from costbearer.stores.ledger_schema import MONEY, Column
 
 _TEXT, _COUNT = pa.string(), pa.int64()
 _ENGINE_MONEY = f"DECIMAL({money.DIGITS},{money.PLACES})"
+_ENGINE_COUNT = "HUGEINT"
+"""Holds whatever counts within their limits add up to, of as many calls as there can be."""
 
 KEYS: tuple[str, ...] = (
     *("key_id", "owner", "team", "agent", "workload", "key_team", "project", "cost_center", "env"),
@@ -70,7 +72,7 @@ class Rollup(NamedTuple):
             Column("started_at", pa.timestamp("us", tz="UTC"), "TIMESTAMPTZ"),
             *(Column(name, _TEXT, "VARCHAR") for name in self.keys),
             *(
-                Column(name, MONEY, _ENGINE_MONEY) if name.endswith("_usd") else Column(name, _COUNT, "BIGINT")
+                Column(name, MONEY, _ENGINE_MONEY) if name.endswith("_usd") else Column(name, _COUNT, _ENGINE_COUNT)
                 for name in self.sums
             ),
         )

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
-from msgspec.structs import astuple
+from msgspec.structs import asdict, astuple, replace
 
-from costbearer.errors import StoreFailed
 from costbearer.frames import ChargeRow, EntryRow
 from costbearer.ledger import Charge, Entry, Field, Settlement
 from costbearer.stores.ledger_schema import CHARGE_COLUMNS, CHARGES_LIST, ENTRIES, MONEY, SEALED_ARROW
@@ -32,6 +31,8 @@ _fields = msgspec.json.Decoder(dict[str, Field]).decode
 _settlement = msgspec.json.Decoder(Settlement).decode
 _works = msgspec.json.Decoder(tuple[Work, ...]).decode
 _NO_FIELDS = b"{}"
+_TOO_MANY = 2**62
+_TOO_MUCH = "9" * 20
 _AMOUNTS = {column.name for column in (*ENTRIES, *CHARGE_COLUMNS) if column.arrow == MONEY}
 
 
@@ -58,28 +59,61 @@ class Rows:
         self._entries.append(astuple(entry))
 
     def table(self) -> pa.Table:
-        """What was collected.
-
-        Raises:
-            StoreFailed: an amount is none, or has more than 12 places; whoever wrote the frame made it so.
-        """
+        """What was collected. What no column can hold comes back as something beyond its limit (`bounds`)."""
         if not self._closed:
             return SEALED_ARROW.empty_table()
-        values = list(zip(*self._entries, strict=True))
-        columns: dict[str, Any] = {name: values[at] for name, at in _ROW_AT.items()}
-        columns["attribution"] = _text([bytes(fields) or _NO_FIELDS for fields in columns["attribution"]])
-        columns["settlement"] = _text([bytes(settlement) or None for settlement in columns["settlement"]])
-        columns["work"] = _text([bytes(work) or None for work in columns["work"]])
-        charges = columns.pop("charges")
-        lines = list(zip(*map(astuple, chain.from_iterable(charges)), strict=True)) or [()] * len(_CHARGE_ROW_AT)
-        parts: dict[str, Any] = {name: lines[at] for name, at in _CHARGE_ROW_AT.items()}
-        try:
-            _read_amounts(columns, parts)
-            columns["charges"] = _charges_of(charges, parts)
-            return _table(self._closed, columns)
-        except pa.ArrowInvalid as error:
-            detail = str(error).split("\n", 1)[0][:100]
-            raise StoreFailed(f"an entry of journal {columns['journal'][0]} cannot be posted: {detail}") from error
+        return _read(self._closed, self._entries)
+
+
+def _read(closed: list[int], entries: list[tuple[Any, ...]]) -> pa.Table:
+    """Halved where something does not fit, until what does not is found."""
+    try:
+        return _columns(closed, entries)
+    except (pa.ArrowInvalid, OverflowError):
+        if len(entries) == 1:
+            return _columns(closed, [_fitting(entries[0])])
+        half = len(entries) // 2
+        return pa.concat_tables([_read(closed[:half], entries[:half]), _read(closed[half:], entries[half:])])
+
+
+def _columns(closed: list[int], entries: list[tuple[Any, ...]]) -> pa.Table:
+    values = list(zip(*entries, strict=True))
+    columns: dict[str, Any] = {name: values[at] for name, at in _ROW_AT.items()}
+    columns["attribution"] = _text([bytes(fields) or _NO_FIELDS for fields in columns["attribution"]])
+    columns["settlement"] = _text([bytes(settlement) or None for settlement in columns["settlement"]])
+    columns["work"] = _text([bytes(work) or None for work in columns["work"]])
+    charges = columns.pop("charges")
+    lines = list(zip(*map(astuple, chain.from_iterable(charges)), strict=True)) or [()] * len(_CHARGE_ROW_AT)
+    parts: dict[str, Any] = {name: lines[at] for name, at in _CHARGE_ROW_AT.items()}
+    _read_amounts(columns, parts)
+    columns["charges"] = _charges_of(charges, parts)
+    return _table(closed, columns)
+
+
+def _fitting(entry: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values of an `EntryRow`, with something beyond every limit in the place of what no column can hold."""
+    row: Any = EntryRow(**dict(zip(_ROW_AT, entry, strict=True)))
+    usage = replace(row.usage, **{name: _count(value) for name, value in asdict(row.usage).items()})
+    charges = tuple(replace(charge, **_fitted(asdict(charge))) for charge in row.charges)
+    return astuple(replace(row, **_fitted(asdict(row)), usage=usage, charges=charges))
+
+
+def _fitted(values: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {name: _count(value) for name, value in values.items() if isinstance(value, int)}
+    return counts | {name: _amount(value) for name, value in values.items() if name in _AMOUNTS}
+
+
+def _count(value: int | None) -> int | None:
+    return value if value is None or abs(value) <= _TOO_MANY else _TOO_MANY
+
+
+def _amount(text: str | None) -> str | None:
+    try:
+        if text is not None:
+            pa.scalar(text).cast(MONEY)
+        return text
+    except pa.ArrowInvalid:
+        return _TOO_MUCH
 
 
 def table_of(batch: Iterable[Posted]) -> pa.Table:

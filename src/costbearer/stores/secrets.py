@@ -1,7 +1,7 @@
 """The data directory's secrets: the keyring (peppers and hash keys) and the administrator's token.
 
 Each is a file of mode 0600, made once; a file that others can read is refused, not repaired, because it may have been
-read already. Only the keyring is ever replaced, whole, when a pepper comes or goes.
+read already. Only the keyring is ever replaced, whole, when a pepper or a hash key comes or goes.
 
 ``keyring.json``::
 
@@ -9,7 +9,8 @@ read already. Only the keyring is ever replaced, whole, when a pepper comes or g
 
 New keys are digested under the active pepper; every version a living key names stays in the file. A pepper is changed
 by adding a version, which is active from then on; keys move to it as they are used (`stores.rekeying`), and then the
-old one is retired. `hash_keys` hash tenant and user names.
+old one is retired. `hash_keys` hash tenant and user names: under the active one and, while there is another, under
+that one too, which links the two hashes (`stores.hash_keys`).
 """
 
 from __future__ import annotations
@@ -91,6 +92,18 @@ def without_peppers(ring: Keyring, versions: Container[int]) -> Keyring:
     """The same keyring without those peppers; the active one stays."""
     kept = {each: pepper for each, pepper in ring.peppers.items() if each == ring.active or each not in versions}
     return ring._replace(peppers=kept)
+
+
+def with_hash_key(ring: Keyring) -> Keyring:
+    """The same keyring with another hash key, which is the active one."""
+    version = max(ring.hash_keys) + 1
+    made = {**ring.hash_keys, version: secrets.token_bytes(SECRET_BYTES)}
+    return ring._replace(hash_active=version, hash_keys=made)
+
+
+def without_hash_key(ring: Keyring, version: int) -> Keyring:
+    """The same keyring without that hash key, which is not the active one."""
+    return ring._replace(hash_keys={each: key for each, key in ring.hash_keys.items() if each != version})
 
 
 def replace_keyring(directory: Path, ring: Keyring) -> None:

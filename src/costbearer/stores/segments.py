@@ -15,6 +15,7 @@ import os
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -36,6 +37,7 @@ _REPEATED = [
     *(f"charges.list.element.{name}" for name in ("meter", "model", "card", "unit_price_usd")),
 ]
 """Parquet columns that are worth a dictionary: 43 bytes an entry with these, 51 with one for every column."""
+_WIDE = pa.decimal256(2 * money.DIGITS, money.PLACES)
 _SUMMED = ["closed_sequence", "cost_usd"]
 ROW_GROUP_ENTRIES = 122_880
 """Of a Parquet file: as many as the engine puts into one of its own."""
@@ -126,9 +128,9 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
         return Totals(
             entries=self.entries,
             unknown=self.unknown,
-            cost_usd=money.usd(self.cost_usd),
+            cost_usd=money.usd_sum(self.cost_usd),
             charges=self.charges,
-            charges_usd=money.usd(self.charges_usd),
+            charges_usd=money.usd_sum(self.charges_usd),
             closed_sequence=self.last_closed_sequence,
         )
 
@@ -147,16 +149,25 @@ def charges_of(table: pa.Table) -> pa.Table:
 
 
 def totals_of(table: pa.Table) -> Totals:
-    """Count and sums of sealed rows. Arrow adds 128-bit integers here: exact."""
+    """Count and sums of sealed rows, exact whatever they hold."""
     costs, charges = table.column("cost_usd"), table.column("charges").combine_chunks().flatten().field("cost_usd")
     return Totals(
         entries=table.num_rows,
         unknown=costs.null_count,
-        cost_usd=pc.sum(costs).as_py() or money.ZERO,
+        cost_usd=_exact_sum(costs),
         charges=len(charges),
-        charges_usd=pc.sum(charges).as_py() or money.ZERO,
+        charges_usd=_exact_sum(charges),
         closed_sequence=pc.max(table.column("closed_sequence")).as_py() or 0,
     )
+
+
+def _exact_sum(amounts: Any) -> Decimal:
+    """Arrow adds integers of 128 bits and wraps in silence; where these could, it adds ones of 256."""
+    ends = pc.min_max(amounts).as_py()
+    largest = max((end.copy_abs() for end in ends.values() if end is not None), default=money.ZERO)
+    if not money.adds_up(largest, len(amounts)):
+        amounts = amounts.cast(_WIDE)
+    return pc.sum(amounts).as_py() or money.ZERO
 
 
 def parquet_file(directory: Path, number: int) -> Path:

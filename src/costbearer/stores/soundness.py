@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from costbearer import money
 from costbearer.ledger import AMORTISATION, CORRECTING, LABELS, PROVIDER_DIFFERENCE
+from costbearer.stores.bounds import within_limits
 from costbearer.usage import COUNTS, METERS, REQUEST
 
 _QUANTITY = pa.decimal256(19, 0)
@@ -28,6 +29,15 @@ def faults_of(table: pa.Table) -> list[tuple[str, str]]:
     """
     if not table.num_rows:
         return []
+    absurd = within_limits(table)[1]
+    if absurd:
+        # What is absurd cannot be added up; the others are judged without it.
+        places = [row.row for row in absurd]
+        named = table.select(["journal", "sequence"]).take(places).to_pylist()
+        texts = (f"{', '.join(row.fields)} beyond every limit" for row in absurd)
+        said = [(f"{row['journal']}.{row['sequence']}", text) for row, text in zip(named, texts, strict=True)]
+        kept = pc.invert(pc.is_in(pa.array(range(table.num_rows)), value_set=pa.array(places)))
+        return [*said, *faults_of(table.filter(kept))]
     columns: dict[str, Any] = {name: table.column(name).combine_chunks() for name in table.column_names}
     checks = [*_kind_faults(columns), *_basis_faults(columns), *_charge_faults(columns)]
     found = []

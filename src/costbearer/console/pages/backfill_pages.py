@@ -53,8 +53,8 @@ def backfill_router(parts: Parts) -> APIRouter:
             title="Backfill",
             grid=grids.listing("backfill", "Keys whose spend nobody wholly bears", COLUMNS, _rows(found), _links),
             keys=found["keys"],
-            unattributed=money.usd(found["unattributed_usd"]),
-            total=money.usd(found["total_usd"]),
+            unattributed=money.usd_sum(found["unattributed_usd"]),
+            total=money.usd_sum(found["total_usd"]),
             share=shown_cell(share, "share"),
             zone=parts.home.name,
             complete_to=parts.progress().complete_to,
@@ -87,9 +87,9 @@ def backfill_router(parts: Parts) -> APIRouter:
 def _rows(found: Mapping[str, Any]) -> list[grids.Row]:
     def cell(row: Mapping[str, Any], column: Column) -> Cell:
         value: Cell = row[column.name]
-        return (
-            money.usd(value) if column.kind == "usd" and value is not None and not isinstance(value, float) else value
-        )
+        if column.kind != "usd" or value is None or isinstance(value, float):
+            return value
+        return money.usd_sum(value)
 
     return [tuple(cell(row, column) for column in COLUMNS) for row in found["rows"]]
 

@@ -198,8 +198,8 @@ def _result(request: Request, audit: Audit) -> Response:
         audit=audit,
         found=found,
         headline=HEADLINES[found["verdict"]].capitalize(),
-        cost=money.usd(found["cost_usd"]),
-        computed=money.usd(found["computed_usd"]),
+        cost=money.usd_sum(found["cost_usd"]),
+        computed=money.usd_sum(found["computed_usd"]),
         grid=grids.listing("found", "Findings, the dearest first", FOUND, rows),
         groups=[_group(name, labels, found[f"by_{name}"]) for name, labels in GROUPS.items() if found[f"by_{name}"]],
         own=f"{AUDIT}/{audit.audit_id}",
@@ -208,7 +208,7 @@ def _result(request: Request, audit: Audit) -> Response:
 
 def _found_row(each: Mapping[str, Any]) -> grids.Row:
     places = ", ".join(f"{sample['file']}:{sample['line']}" for sample in each["sample"][:2])
-    cost = None if each["cost_usd"] is None else money.usd(each["cost_usd"])
+    cost = None if each["cost_usd"] is None else money.usd_sum(each["cost_usd"])
     return each["title"], each["code"], each["severity"], each["records"], cost, places or None, each["fix"]
 
 
@@ -224,7 +224,7 @@ def _group(name: str, labels: tuple[str, ...], groups: list[dict[str, Any]]) -> 
         (
             *(group.get(label) or "(none)" for label in labels),
             group["calls"],
-            money.usd(group["cost_usd"]),
+            money.usd_sum(group["cost_usd"]),
             group["share"],
             group["unknown_calls"],
         )
@@ -256,7 +256,7 @@ def _row(each: KeptFinding) -> grids.Row:
         each.log,
         shown["severity"],
         shown["records"],
-        None if cost is None else money.usd(cost),
+        None if cost is None else money.usd_sum(cost),
         each.status,
         each.owner,
         each.last_seen.strftime("%Y-%m-%d"),
@@ -285,7 +285,7 @@ def _finding(
         title=kept.document["title"],
         kept=kept,
         found=kept.document,
-        cost=None if cost is None else money.usd(cost),
+        cost=None if cost is None else money.usd_sum(cost),
         history=list(reversed(history)),
         statuses=STATUSES,
         owners=names_of(parts)["owner"],
