@@ -76,7 +76,7 @@ class FakeWire:
     def arrived(self) -> bytes | None:
         return None if self._fault else self._data
 
-    async def read_body(self) -> bytes:
+    async def read_body(self, key_id: str) -> bytes:
         assert self._fault is not None
         raise self._fault
 

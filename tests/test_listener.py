@@ -266,6 +266,51 @@ def test_a_caller_who_reads_slowly_gets_it_all(edge: Edge) -> None:
         assert statuses(read_reply(caller)) == [200]
 
 
+def fill(edge: Edge, caller: socket.socket) -> None:
+    """Ask without reading, and without a key, until a reply waits in the gateway: too little of it to be paused."""
+    asked = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n" * 20
+
+    def settled() -> bool:
+        return all(one._task is None and not one._unread for one in edge.listener._open)
+
+    def waits() -> bool:
+        return all(one._transport.get_write_buffer_size() > 0 for one in edge.listener._open)
+
+    # So that the requests come as they are sent, and not in one burst that is too much.
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    edge.until(lambda: len(edge.listener._open) == 1)
+    while not edge.inside(waits):
+        caller.sendall(asked)
+        time.sleep(0.002)
+        edge.until(settled)
+    assert not edge.inside(lambda: next(iter(edge.listener._open)).paused)
+
+
+@pytest.mark.parametrize("last", ["answered", "under way"])
+def test_who_takes_nothing_and_sends_no_more_is_not_waited_for(edge: Edge, last: str) -> None:
+    """Whatever the caller asked for last, and whether or not that is over."""
+    with edge.connect(receive_bytes=2048) as caller:
+        fill(edge, caller)
+        caller.sendall(edge.request("first_byte_ms=1500") if last == "under way" else edge.head("GET", "/healthz"))
+        if last == "under way":
+            edge.until(lambda: bool(edge.inner.worker.live))
+        caller.shutdown(socket.SHUT_WR)
+        began = time.monotonic()
+        edge.until(lambda: not edge.listener._open)
+        assert time.monotonic() - began < 2.0
+
+
+def test_who_sends_no_more_and_takes_slowly_gets_what_was_written(edge: Edge) -> None:
+    with edge.connect(receive_bytes=2048) as caller:
+        fill(edge, caller)
+        waiting = edge.inside(lambda: next(iter(edge.listener._open))._transport.get_write_buffer_size())
+        caller.shutdown(socket.SHUT_WR)
+        time.sleep(0.3)
+        answer = read_all(caller)
+    assert len(answer) > waiting
+    assert set(statuses(answer)) == {200} and answer.endswith(b"}")
+
+
 def test_nothing_is_begun_for_a_caller_who_does_not_take_the_answer(edge: Edge) -> None:
     """Else each further request would add its reply to what is kept for them, with no end and no deadline."""
     before = edge.calls()

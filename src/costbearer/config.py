@@ -47,6 +47,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("gateway.workers", 2, "worker processes", minimum=1),
     Setting("gateway.pin_workers", False, "each worker stays on a core of its own, as far as they go round"),
     Setting("gateway.body_bytes_max", 32 * 1024 * 1024, "largest request body", minimum=1024),
+    Setting(
+        "gateway.bodies_bytes_max",
+        512 * 1024 * 1024,
+        "request bodies under way, per worker, those up to 64 KiB left out; one key has at most half",
+        minimum=1024,
+    ),
     Setting("gateway.body_timeout_s", 30.0, "time for a caller to send its whole body", minimum=0.1),
     Setting("gateway.reply_bytes_max", 64 * 1024 * 1024, "largest reply, whole or streamed", minimum=1024),
     Setting("gateway.drain_timeout_s", 25.0, "time for running calls to end after SIGTERM", minimum=0),

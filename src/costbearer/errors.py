@@ -25,6 +25,7 @@
     |   |-- UpstreamFailed          upstream_failed       502
     |   |-- UpstreamBusy            upstream_busy         503
     |   |-- UpstreamTimeout         upstream_timeout      504
+    |   |-- GatewayBusy             gateway_busy          503
     |   |-- NotRecording            not_recording         503
     |   `-- ShuttingDown            shutting_down         503
     |-- FieldInvalid                field_missing         422   a form or command with faulty fields, all named at once
@@ -173,6 +174,13 @@ class UpstreamBusy(CallRefused):
 class UpstreamTimeout(CallRefused):
     code = "upstream_timeout"
     http_status = 504
+
+
+class GatewayBusy(CallRefused):
+    """As much as this worker can hold is under way."""
+
+    code = "gateway_busy"
+    http_status = 503
 
 
 class NotRecording(CallRefused):

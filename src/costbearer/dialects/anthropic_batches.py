@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from costbearer.dialects import batch_results, reply, stored
+from costbearer.dialects import batch_results, bounds, reply, stored
 from costbearer.dialects import body as bodies
 from costbearer.dialects.anthropic_messages import AnthropicMessages
 from costbearer.dialects.base import (
@@ -199,6 +199,8 @@ def with_own_results(body: bytes) -> bytes:
 
 
 def _refuse_tags(body: bytes) -> None:
+    if not bounds.few(body, bounds.BATCH_VALUES_MAX):
+        raise BodyInvalid(f"the batch has tags and more than {bounds.BATCH_VALUES_MAX} values; send smaller batches")
     try:
         requests = _create(body).requests or ()
     except reply.UNREADABLE:

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from costbearer.dialects import anthropic_plain, jsonedit, reply
+from costbearer.dialects import anthropic_plain, bounds, jsonedit, reply
 from costbearer.dialects import body as bodies
 from costbearer.dialects.anthropic_plain import (
     CONTAINED_BLOCKS,
@@ -86,9 +86,9 @@ class _Tool(msgspec.Struct, gc=False):
 
 _event = reply.decoder(_Event)
 _whole = reply.decoder(_Whole)
-_turns = msgspec.json.Decoder(list[_Turn]).decode
-_blocks = msgspec.json.Decoder(list[_Block]).decode
-_tools = msgspec.json.Decoder(list[_Tool]).decode
+_turns = bounds.bounded(msgspec.json.Decoder(list[_Turn]).decode)
+_blocks = bounds.bounded(msgspec.json.Decoder(list[_Block]).decode)
+_tools = bounds.bounded(msgspec.json.Decoder(list[_Tool]).decode)
 
 
 class AnthropicMessages(Plain):

@@ -117,7 +117,7 @@ def read(operation: str, body: bytes) -> CallRequest | None:
     except reply.UNREADABLE:
         return None
     model = asked.model
-    if jsonedit.twice(names) or not model.isprintable() or model.isspace():
+    if jsonedit.doubtful(names) or not model.isprintable() or model.isspace():
         return None
     overhead = 0
     for tool in asked.tools or ():

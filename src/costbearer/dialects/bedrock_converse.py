@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from costbearer.dialects import bedrock_names, eventstream, jsonedit, reply
+from costbearer.dialects import bedrock_names, bounds, eventstream, jsonedit, reply
 from costbearer.dialects import body as bodies
 from costbearer.dialects.anthropic_plain import ONE_HOUR, TOOL_USE_TOKENS_MAX
 from costbearer.dialects.base import NOTHING, NOWHERE, CallRequest, Outgoing, Place, Reading, ReplyReader
@@ -70,7 +70,7 @@ _ONLY_MODEL = "the provider refused the gateway's own credential, or its account
 _FORBIDDEN = 403
 
 _Blocks = list[dict[str, msgspec.Raw]]
-_texts = msgspec.json.Decoder(dict[str, str]).decode
+_texts = bounds.bounded(msgspec.json.Decoder(dict[str, str]).decode)
 
 
 class _Turn(msgspec.Struct, gc=False):
@@ -81,9 +81,9 @@ class _Result(msgspec.Struct, gc=False):
     content: _Blocks | None = None
 
 
-_turns = msgspec.json.Decoder(list[_Turn]).decode
-_blocks = msgspec.json.Decoder(_Blocks).decode
-_result = msgspec.json.Decoder(_Result).decode
+_turns = bounds.bounded(msgspec.json.Decoder(list[_Turn]).decode)
+_blocks = bounds.bounded(msgspec.json.Decoder(_Blocks).decode)
+_result = bounds.bounded(msgspec.json.Decoder(_Result).decode)
 
 
 class _Reply(msgspec.Struct, gc=False):

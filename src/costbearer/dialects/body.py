@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from costbearer.dialects import jsonedit
+from costbearer.dialects.bounds import TAGS_BYTES_MAX
 from costbearer.errors import BodyInvalid
 from costbearer.usage import COUNT_MAX
 
@@ -120,6 +121,8 @@ class Fields:
         if metadata is None or not metadata.states("tags"):
             return None
         value = metadata._members["tags"]
+        if memoryview(value).nbytes > TAGS_BYTES_MAX:
+            raise BodyInvalid(f'"metadata.tags" is longer than {TAGS_BYTES_MAX} bytes; no call has as many tags')
         try:
             return tuple(_TEXTS.decode(value))
         except (ValueError, RecursionError):
@@ -138,7 +141,7 @@ def word(text: str | None) -> str | None:
 
 def plain_tags(metadata: jsonedit.Members) -> tuple[str, ...] | None:
     """As `Fields.tags`, of the members of `metadata`. Raises `ValueError` where a name comes twice or tags are none."""
-    if len(metadata) > 1 and jsonedit.twice(metadata):
+    if len(metadata) > 1 and jsonedit.doubtful(metadata):
         raise ValueError("a name comes twice")
     for name, value in metadata.items():
         if str(name) == "tags":

@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 
 from costbearer.dialects import body as bodies
+from costbearer.dialects import bounds, reply
 from costbearer.dialects import gemini_request as requests
-from costbearer.dialects import reply
 from costbearer.dialects.base import (
     EVENT_STREAM,
     JSON,
@@ -113,8 +113,8 @@ class _PlainChunk(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 _plain_chunk = msgspec.json.Decoder(_PlainChunk).decode
 _chunk = reply.decoder(_Chunk)
 _chunks = reply.decoder(list[_Chunk])
-_contents = msgspec.json.Decoder(list[_Content] | _Content | None).decode
-_tools = msgspec.json.Decoder(list[dict[str, msgspec.Raw]] | dict[str, msgspec.Raw] | None).decode
+_contents = bounds.bounded(msgspec.json.Decoder(list[_Content] | _Content | None).decode)
+_tools = bounds.bounded(msgspec.json.Decoder(list[dict[str, msgspec.Raw]] | dict[str, msgspec.Raw] | None).decode)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from costbearer.dialects import body as bodies
+from costbearer.dialects import bounds, reply
 from costbearer.dialects import gemini_request as requests
-from costbearer.dialects import reply
 from costbearer.dialects.base import NOTHING, NOWHERE, CallRequest, Outgoing, Place, Plain, Reading, ReplyReader
 from costbearer.dialects.gemini_content import StreamReader, has_media
 from costbearer.dialects.gemini_usage import inclusive, read_content_usage, read_tier
@@ -44,8 +44,8 @@ class _Asked(msgspec.Struct, gc=False):
 
 
 _reply = reply.decoder(_Reply)
-_requests = msgspec.json.Decoder(list[_Asked]).decode
-_instances = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_requests = bounds.bounded(msgspec.json.Decoder(list[_Asked]).decode)
+_instances = bounds.bounded(msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode)
 
 
 class _Embeddings(Plain, ABC):

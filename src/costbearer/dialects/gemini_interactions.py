@@ -22,8 +22,8 @@ from typing import Any, Literal
 import msgspec
 
 from costbearer.dialects import body as bodies
+from costbearer.dialects import bounds, jsonedit, reply
 from costbearer.dialects import gemini_request as requests
-from costbearer.dialects import jsonedit, reply
 from costbearer.dialects.base import JSON, NOTHING, NOWHERE, CallRequest, Job, Outgoing, Place, Plain, Reading
 from costbearer.dialects.gemini_usage import Grounding, inclusive, read_interaction_usage, read_tier, tier_word
 from costbearer.dialects.reply import Notes
@@ -78,8 +78,8 @@ class _Event(msgspec.Struct, gc=False):
 
 _interaction = reply.decoder(_Interaction)
 _event = reply.decoder(_Event)
-_any = msgspec.json.Decoder(Any).decode
-_tools = msgspec.json.Decoder(list[dict[str, Any]]).decode
+_any = bounds.bounded(msgspec.json.Decoder(Any).decode)
+_tools = bounds.bounded(msgspec.json.Decoder(list[dict[str, Any]]).decode)
 
 
 class GeminiInteraction(Plain):

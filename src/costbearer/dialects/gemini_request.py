@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 import msgspec
 
 from costbearer.dialects import body as bodies
-from costbearer.dialects import jsonedit
+from costbearer.dialects import bounds, jsonedit
 from costbearer.dialects.base import CallRequest, Place
 from costbearer.dialects.gemini_usage import tier_word
 from costbearer.errors import BodyInvalid
@@ -113,7 +113,11 @@ def without_tags(request: CallRequest) -> bytes:
 
 def renamed(body: bytes, model: str) -> bytes:
     """The body with another model wherever it repeats the path's: in itself, in the requests of a batch, in a request
-    whose tokens are to be counted."""
+    whose tokens are to be counted.
+
+    Raises:
+        BodyInvalid: the batch is too large to be looked through.
+    """
     revision = jsonedit.Revision(body)
     named = revision.value("model")
     if named is not None:
@@ -125,6 +129,8 @@ def renamed(body: bytes, model: str) -> bytes:
     requests = revision.value("requests")
     if requests is not None and requests.startswith(b"["):
         # The body has been read: its members are valid JSON.
+        if not bounds.few(requests):
+            raise BodyInvalid(f'"requests" holds more than {bounds.VALUES_MAX} values; send fewer at once')
         parts = msgspec.json.decode(requests, type=list[msgspec.Raw])
         each = [renamed(bytes(part), model) if bytes(part).startswith(b"{") else bytes(part) for part in parts]
         revision.replace("requests", b"[" + b",".join(each) + b"]")

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
+from costbearer.dialects.bounds import MEMBERS_MAX
 from costbearer.errors import BodyInvalid
 
 _GZIP = b"\x1f\x8b"
@@ -50,9 +51,9 @@ named_members = decoder(dict[Name, msgspec.Raw])
 and checks no UTF-8."""
 
 
-def twice(named: Members) -> bool:
-    """Does one of the names come twice?"""
-    return len(set(map(str, named))) < len(named)
+def doubtful(named: Members) -> bool:
+    """Does one of the names come twice, or are there more than are read?"""
+    return len(set(map(str, named))) < len(named) or len(named) > MEMBERS_MAX
 
 
 class Member(NamedTuple):
@@ -68,15 +69,13 @@ def members(document: bytes, where: str = "the request body") -> dict[str, msgsp
     """The values of an object's members as they stand, by name (escapes in names resolved).
 
     Raises:
-        BodyInvalid: not UTF-8, not JSON, cut off, not an object, nested too deep, or a name that comes twice: whoever
-            reads such a body next may take the other value.
+        BodyInvalid: not UTF-8, not JSON, cut off, not an object, nested too deep, more than `MEMBERS_MAX` members, or a
+            name that comes twice: whoever reads such a body next may take the other value.
     """
     named = _decode(document, where)
     found = dict(zip(map(str, named), named.values(), strict=True))
     if len(found) < len(named):
-        names = [str(name) for name in named]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BodyInvalid(f"{where} has the member {twice[:60]!r} twice; send it once")
+        raise BodyInvalid(f"{where} has the member {_first_twice(named)[:60]!r} twice; send it once")
     return found
 
 
@@ -185,6 +184,30 @@ def kind(value: msgspec.Raw) -> str:
     return words.get(memoryview(value)[0], "a number")
 
 
+def _first_twice(named: Members) -> str:
+    """The name of which the second is found first. One of them does come twice."""
+    seen: set[str] = set()
+    for name in map(str, named):
+        if name in seen:
+            break
+        seen.add(name)
+    return name
+
+
+def _counted(document: bytes, where: str) -> Members:
+    """As `named_members`, of an object that may have too many: it is given up at the first that is one too many."""
+    left = MEMBERS_MAX
+
+    def made(kind: type[Name], text: str) -> Name:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise BodyInvalid(f"{where} has more than {MEMBERS_MAX} members; no request has as many")
+        return kind(text)
+
+    return msgspec.json.decode(document, type=dict[Name, msgspec.Raw], dec_hook=made)
+
+
 def _decode(document: bytes, where: str) -> Members:
     if not document.isascii():
         try:
@@ -193,7 +216,7 @@ def _decode(document: bytes, where: str) -> Members:
             hint = " (it looks like gzip: send it uncompressed)" if document.startswith(_GZIP) else ""
             raise BodyInvalid(f"{where} is not UTF-8 at byte {fault.start}{hint}; send JSON in UTF-8") from None
     try:
-        return named_members(document)
+        return named_members(document) if document.count(b":") <= MEMBERS_MAX else _counted(document, where)
     except msgspec.ValidationError as fault:
         raise BodyInvalid(f"{where} must be a JSON object: {fault}") from None
     except msgspec.DecodeError as fault:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from costbearer.dialects import body as bodies
-from costbearer.dialects import jsonedit, openai_plain, reply
+from costbearer.dialects import bounds, jsonedit, openai_plain, reply
 from costbearer.dialects.base import NOTHING, NOWHERE, CallRequest, Outgoing, Place, Plain, Reading, ReplyReader
 from costbearer.dialects.openai_plain import CALLER_TOOLS, CHOICES_MAX, CONTAINED_PARTS
 from costbearer.dialects.openai_usage import read_cost, read_usage, searched
@@ -63,8 +63,8 @@ class _Message(msgspec.Struct, gc=False):
 
 
 _chunk = reply.decoder(_Chunk)
-_messages = msgspec.json.Decoder(list[_Message]).decode
-_parts = msgspec.json.Decoder(list[_Part]).decode
+_messages = bounds.bounded(msgspec.json.Decoder(list[_Message]).decode)
+_parts = bounds.bounded(msgspec.json.Decoder(list[_Part]).decode)
 
 
 class OpenAIChat(Plain):

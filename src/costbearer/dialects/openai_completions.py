@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from costbearer.dialects import body as bodies
-from costbearer.dialects import reply
+from costbearer.dialects import bounds, reply
 from costbearer.dialects.base import NOWHERE, CallRequest, Place
 from costbearer.dialects.openai_chat import OpenAIChat
 from costbearer.dialects.openai_plain import CHOICES_MAX
@@ -21,7 +21,7 @@ MAX_TOKENS = 16
 PROMPTS_MAX = 100_000
 """More prompts than any request can hold are counted as so many."""
 
-_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_list = bounds.bounded(msgspec.json.Decoder(list[msgspec.Raw]).decode)
 
 
 class OpenAICompletions(OpenAIChat):
@@ -68,6 +68,10 @@ def _prompts(fields: bodies.Fields) -> int:
         return 1
     try:
         items = _list(stated)
+    except bounds.TooMuch:
+        # Every prompt but a list of tokens that is the only one begins with a sign of its own.
+        text = bytes(stated)
+        return min(max(text.count(b'"') // 2 + text.count(b"[") - 1, 1), PROMPTS_MAX)
     except reply.UNREADABLE:
         return 1
     prompts = sum(bytes(item).lstrip()[:1] in {b'"', b"["} for item in items)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from costbearer.dialects import body as bodies
-from costbearer.dialects import form, reply, stored
+from costbearer.dialects import bounds, form, reply, stored
 from costbearer.dialects.base import NOTHING, NOWHERE, CallRequest, Outgoing, Place, Reading
 from costbearer.dialects.openai_usage import read_cost
 from costbearer.dialects.reply import Counts, Notes
@@ -31,7 +31,7 @@ class _Embedded(msgspec.Struct, gc=False):
 
 
 _embedded = reply.decoder(_Embedded)
-_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_list = bounds.bounded(msgspec.json.Decoder(list[msgspec.Raw]).decode)
 
 
 class OpenAIEmbeddings(stored.Unstreamed):
@@ -101,6 +101,9 @@ def _open_ended(fields: bodies.Fields) -> bool:
     text = bytes(stated)
     if not text.startswith(b"["):
         return text.startswith(_BRACE)
+    if _BRACE not in text:
+        # Tokens and nearly all texts, of which there may be more than are worth looking at.
+        return False
     try:
         return any(bytes(item).lstrip().startswith(_BRACE) for item in _list(text))
     except reply.UNREADABLE:

@@ -117,7 +117,7 @@ def read(operation: str, body: bytes) -> CallRequest | None:
     except reply.UNREADABLE:
         return None
     model, limit = asked.model, asked.max_tokens
-    if jsonedit.twice(names) or not model.isprintable() or model.isspace():
+    if jsonedit.doubtful(names) or not model.isprintable() or model.isspace():
         return None
     if asked.max_completion_tokens is not None and (limit is None or limit < asked.max_completion_tokens):
         limit = asked.max_completion_tokens
@@ -139,7 +139,7 @@ def read(operation: str, body: bytes) -> CallRequest | None:
 
 
 def _asks_for_usage(options: jsonedit.Members) -> bool | None:
-    if jsonedit.twice(options):
+    if jsonedit.doubtful(options):
         raise ValueError("a name comes twice")
     for name, value in options.items():
         if str(name) == "include_usage":

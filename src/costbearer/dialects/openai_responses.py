@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, quote
 import msgspec
 
 from costbearer.dialects import body as bodies
-from costbearer.dialects import jsonedit, reply
+from costbearer.dialects import bounds, jsonedit, reply
 from costbearer.dialects import openai_responses_reply as replies
 from costbearer.dialects.base import (
     JSON,
@@ -95,8 +95,8 @@ class _Free(msgspec.Struct, gc=False):
     error: Any = None
 
 
-_items = msgspec.json.Decoder(list[_Item]).decode
-_parts = msgspec.json.Decoder(list[_Part]).decode
+_items = bounds.bounded(msgspec.json.Decoder(list[_Item]).decode)
+_parts = bounds.bounded(msgspec.json.Decoder(list[_Part]).decode)
 _free = reply.decoder(_Free)
 
 

@@ -20,6 +20,7 @@ import re
 
 import msgspec
 
+from costbearer.dialects import bounds
 from costbearer.dialects import translate_openai_shapes as shapes
 from costbearer.dialects.neutral import (
     SOUND_TYPES,
@@ -57,8 +58,11 @@ def ask(body: bytes, provider: str) -> Ask:
     """A request in the neutral form. `provider` is the name to give in errors.
 
     Raises:
-        BodyInvalid: a member that cannot be carried over, or is not of its type; it names which and where.
+        BodyInvalid: a member that cannot be carried over, or is not of its type; it names which and where. Or there
+            are too many.
     """
+    if not bounds.few(body):
+        raise BodyInvalid(f"the request has more than {bounds.VALUES_MAX} values, which is more than is translated")
     try:
         asked = _request(body)
     except msgspec.ValidationError as fault:

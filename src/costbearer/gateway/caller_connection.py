@@ -15,7 +15,6 @@ from typing import Literal, Protocol, cast
 
 from costbearer.errors import (
     BodyInvalid,
-    BodyTooLarge,
     CallRefused,
     HeadersTooLarge,
     RateLimited,
@@ -30,13 +29,13 @@ from costbearer.gateway.http1 import (
     END,
     HEAD_BYTES_MAX,
     NO_BODY,
-    Chunks,
     Clock,
     Head,
     HeadReader,
     reply_head,
     seeming_path,
 )
+from costbearer.gateway.incoming import IncomingBody
 from costbearer.gateway.worker import Worker
 
 HEAD_TIMEOUT_S = 15.0
@@ -64,6 +63,7 @@ class Acceptor(Protocol):
     heads: HeadReader
     clock: Clock
     closing: bool
+    body_bytes_free: int
     body_timeout_s: float
     stall_timeout_s: float
 
@@ -89,15 +89,12 @@ class CallerConnection(asyncio.Protocol):
         "_acknowledged",
         "_answered",
         "_body",
-        "_body_waiter",
-        "_chunks",
+        "_coming",
         "_discarded",
         "_drain_waiter",
-        "_fault",
+        "_incoming",
         "_keep",
-        "_left",
         "_loop",
-        "_parts",
         "_streaming",
         "_task",
         "_tls",
@@ -140,11 +137,9 @@ class CallerConnection(asyncio.Protocol):
 
     def _forget_request(self) -> None:
         self._body: bytes | None = None
-        self._fault: CallRefused | None = None
-        self._parts: bytearray | None = None
-        self._left = 0
-        self._chunks: Chunks | None = None
-        self._body_waiter: asyncio.Future[None] | None = None
+        self._incoming: IncomingBody | None = None
+        self._coming: IncomingBody | None = None
+        """The same until it is whole: what arrives is of it."""
         self._answered = self._streaming = self._keep = False
 
     def _wait_for(self, what: Waiting, seconds: float) -> None:
@@ -165,8 +160,8 @@ class CallerConnection(asyncio.Protocol):
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES_MAX:
                 self.abort()
-        elif self._parts is not None:
-            self._take(data)
+        elif self._coming is not None:
+            self._take(self._coming, data)
         elif self._task is not None or self.paused:
             # One at a time: nothing is begun for a caller who is being answered, or who does not take the answer.
             self._unread += data
@@ -180,8 +175,12 @@ class CallerConnection(asyncio.Protocol):
             self._begin(data, 0)
 
     def eof_received(self) -> None:
-        """A caller who says that nothing more will come does not wait for an answer either (as nginx has it)."""
+        """A caller who says that nothing more will come does not wait for an answer either (as nginx has it).
+
+        The transport closes itself now, but not before what is written has been taken.
+        """
         self._leave()
+        self._see_off()
 
     def connection_lost(self, _: Exception | None) -> None:
         self._leave()
@@ -223,8 +222,8 @@ class CallerConnection(asyncio.Protocol):
             return
         self.gone = True
         self._wake(self._drain_waiter)
-        if self._parts is not None:
-            self._fail(BodyInvalid("the body was cut off: the connection ended before it was whole"))
+        if self._coming is not None:
+            self._coming.fail(BodyInvalid("the body was cut off: the connection ended before it was whole"))
         if self.caller is not None:
             self.caller.leave()
 
@@ -252,7 +251,7 @@ class CallerConnection(asyncio.Protocol):
         self._waiting, self.deadline = "", 0.0
         rest = data[end + len(END) :]
         length = head.length
-        if length is None or length > len(rest) or length > self._acceptor.worker.body_bytes_max:
+        if length is None or length > len(rest) or length > self._acceptor.body_bytes_free:
             self._await_body(head, rest)
         else:
             self._body, self._unread = rest[:length], rest[length:]
@@ -263,74 +262,43 @@ class CallerConnection(asyncio.Protocol):
         self._task = self._loop.create_task(self._serve())
 
     def _await_body(self, head: Head, rest: bytes) -> None:
-        self._parts = bytearray()
+        worker = self._acceptor.worker
+        self._incoming = self._coming = IncomingBody(head.length, worker.body_bytes_max, worker.room)
         self._wait_for("body", self._acceptor.body_timeout_s)
-        limit = self._acceptor.worker.body_bytes_max
-        if head.length is None:
-            self._chunks = Chunks()
-        elif head.length > limit:
-            self._fail(BodyTooLarge(f"the body is {head.length} bytes; gateway.body_bytes_max is {limit}"))
-            return
-        else:
-            self._left = head.length
         if rest:
-            self._take(rest)
+            self._take(self._coming, rest)
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, coming: IncomingBody, data: bytes) -> None:
         """The next bytes of the body under way, and perhaps of what follows it."""
-        parts = self._parts
-        assert parts is not None
-        if self._fault is not None:
-            return
-        if self._chunks is None:
-            parts += data[: self._left]
-            self._unread = data[self._left :]
-            self._left -= min(self._left, len(data))
-            whole = not self._left
-        else:
-            try:
-                parts += self._chunks.feed(data)
-            except CallRefused as refused:
-                self._fail(refused)
-                return
-            whole = self._chunks.over
-            self._unread = self._chunks.rest
-            limit = self._acceptor.worker.body_bytes_max
-            if len(parts) > limit:
-                self._fail(BodyTooLarge(f"the body is larger than gateway.body_bytes_max, {limit} bytes"))
-                return
-        if whole:
-            self._body, self._parts = bytes(parts), None
+        coming.feed(data)
+        if coming.whole:
+            self._coming = None
+            self._unread = coming.rest
             self._waiting, self.deadline = "", 0.0
-            self._wake(self._body_waiter)
-
-    def _fail(self, fault: CallRefused) -> None:
-        """The body will not come. `_parts` stays: whatever else arrives is no next request."""
-        self._fault = self._fault or fault
-        if self._parts:
-            self._parts = bytearray()
-        self._wake(self._body_waiter)
+        elif coming.is_ahead:
+            self._transport.pause_reading()
 
     def arrived(self) -> bytes | None:
-        """The request's body, if it is there."""
+        """The request's body, if it is small and came with its head."""
         return self._body
 
-    async def read_body(self) -> bytes:
-        """The request's body, once it has come.
+    async def read_body(self, key_id: str) -> bytes:
+        """The request's body, once it has come; its room is this key's.
 
         Raises:
             BodyInvalid: cut off, too slow, or in chunks that cannot be read.
             BodyTooLarge: larger than `gateway.body_bytes_max`.
+            RateLimited, GatewayBusy: there is no room for it.
         """
-        if self._body is None and self._fault is None:
+        incoming = self._incoming
+        assert incoming is not None
+        incoming.admit(key_id)
+        if not incoming.whole and incoming.fault is None:
             if "expect" in self.head.headers and not self.head.http_1_0 and not self.gone:
                 self._transport.write(CONTINUE)
-            self._body_waiter = self._loop.create_future()
-            await self._body_waiter
-        if self._fault is not None:
-            raise self._fault
-        assert self._body is not None
-        return self._body
+            self._transport.resume_reading()
+            await incoming.ended()
+        return incoming.body()
 
     # -- the request under way
 
@@ -344,6 +312,8 @@ class CallerConnection(asyncio.Protocol):
     def _over(self) -> None:
         """The request is over, one way or another."""
         self.caller = None
+        if self._incoming is not None:
+            self._incoming.give_back()
         if self.gone:
             self._transport.close()
         elif not self._answered or self._streaming:
@@ -419,7 +389,7 @@ class CallerConnection(asyncio.Protocol):
     def _reply_head(self, status: int, headers: list[tuple[str, str]], length: int | None) -> bytes:
         """`length` is -1 where it is not known, None where the status has none."""
         old = self.head.http_1_0
-        self._keep = self.head.keep_alive and self._parts is None and not self._acceptor.closing
+        self._keep = self.head.keep_alive and self._coming is None and not self._acceptor.closing
         said = [*headers, self._acceptor.clock.header()]
         if length == -1:
             if not old:
@@ -441,27 +411,36 @@ class CallerConnection(asyncio.Protocol):
     def _close(self) -> None:
         """Close once everything is written; a caller who still sends is listened to for a moment."""
         self._unread = b""
-        self._taken()
-        self._wait_for("linger", self._acceptor.stall_timeout_s if self._unsent else LINGER_S)
+        self._transport.resume_reading()
+        self._see_off()
         if self._transport.can_write_eof():
             with contextlib.suppress(RuntimeError, OSError):
                 self._transport.write_eof()
                 return
         self._transport.close()
 
+    def _see_off(self) -> None:
+        """No request follows: from now on there is a deadline for what is written to be taken."""
+        self._taken()
+        self._wait_for("linger", self._acceptor.stall_timeout_s if self._unsent else LINGER_S)
+
     def wind_up(self) -> None:
         """Close unless a request is under way. One whose body is still coming would be refused once it is there."""
         if self._task is None and self._waiting in {"idle", "head"}:
             self._transport.close()
         elif self._waiting == "body":
-            self.deadline = 0.0
             self._fail(ShuttingDown("the gateway is shutting down; send the request again"))
+
+    def _fail(self, fault: CallRefused) -> None:
+        """The body is not waited for any longer. Whatever else arrives is still no next request."""
+        self.deadline = 0.0
+        if self._coming is not None:
+            self._coming.fail(fault)
 
     def expire(self, now: float) -> None:
         """What was waited for has not come in time."""
         if self._waiting == "body":
             limit = self._acceptor.body_timeout_s
-            self.deadline = 0.0
             self._fail(BodyInvalid(f"the body did not arrive within {limit:g} s"))
         elif self._waiting == "head" and self._unread:
             self._refuse(RequestTimeout(f"the headers did not arrive within {HEAD_TIMEOUT_S:g} s"))

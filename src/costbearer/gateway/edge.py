@@ -23,6 +23,9 @@ class Leaver(Protocol):
 class Wire(Protocol):
     """The caller's side of one request: its body, and the ways to answer it.
 
+    `arrived` is the body if it came with the head and is small, else None; `read_body` waits for it and takes room for
+    it, which is the key's.
+
     `caller` is told when the caller leaves; `gone` says that they have, and then nothing that is written goes anywhere.
     `paused`: they do not take what is written, and `drained` waits until they do or have gone. A reply is one
     `respond`, or `begin`, any number of `send` and one `end`; without the end it does not look whole.
@@ -34,7 +37,7 @@ class Wire(Protocol):
 
     def arrived(self) -> bytes | None: ...
 
-    async def read_body(self) -> bytes: ...
+    async def read_body(self, key_id: str) -> bytes: ...
 
     def respond(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None: ...
 

@@ -14,6 +14,7 @@ import ssl
 
 from costbearer.gateway.caller_connection import HEAD_TIMEOUT_S, CallerConnection
 from costbearer.gateway.http1 import Clock, HeadReader
+from costbearer.gateway.incoming import FREE_BYTES
 from costbearer.gateway.worker import Worker
 
 EXCESS_ANSWERED = 64
@@ -32,6 +33,7 @@ class Listener:
         worker: who answers.
         heads: reads heads.
         clock: makes Date headers.
+        body_bytes_free: a body that is no larger and comes with its head is taken without asking for room.
         closing: no connection is kept after its request, and none is accepted.
     """
 
@@ -41,6 +43,7 @@ class Listener:
         self.heads = HeadReader()
         self.clock = Clock()
         self.closing = False
+        self.body_bytes_free = min(FREE_BYTES, worker.body_bytes_max)
         self.body_timeout_s = config.number("gateway.body_timeout_s")
         self.stall_timeout_s = config.number("gateway.stall_timeout_s")
         self._per_client_max = config.integer("gateway.connections_per_client_max")

@@ -73,7 +73,7 @@ async def _call(
         edge.check_body(head, endpoint.media)
     body = wire.arrived()
     if body is None:
-        body = await wire.read_body()
+        body = await wire.read_body(bearer.key_id)
     dialect = worker.dialects[endpoint.dialect]
     place = Place(head.method, head.path, head.query, params, headers.get("content-type", JSON))
     asked = dialect.operations[endpoint.operation].read(body if endpoint.media != "none" else b"", place)

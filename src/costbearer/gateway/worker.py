@@ -31,6 +31,7 @@ from costbearer.errors import (
     ShuttingDown,
 )
 from costbearer.gateway.calls import Call, Request, RequestIds
+from costbearer.gateway.incoming import Room
 from costbearer.gateway.pool import Pool
 from costbearer.gateway.resolve import Resolver, Target
 from costbearer.gateway.upstream import Limits
@@ -98,6 +99,7 @@ class Worker:
         self.reply_bytes_max = config.integer("gateway.reply_bytes_max")
         self.retry_after_max_s = config.number("gateway.retry_after_max_s")
         self.body_bytes_max = config.integer("gateway.body_bytes_max")
+        self.room = Room(config.integer("gateway.bodies_bytes_max"), self.body_bytes_max)
         self.stale_max_s = config.number("control.stale_max_s")
         self.sync_always = config.text("journal.sync") == "always"
         self.new_request_id = RequestIds()
