@@ -25,6 +25,7 @@ from costbearer.dialects.registry import Exchange
 from costbearer.errors import (
     CostbearerError,
     JournalFailed,
+    JournalFull,
     KeyInvalid,
     NotRecording,
     PriceUnknown,
@@ -428,13 +429,20 @@ class Worker:
             self._heads = {key: head for key, head in self._heads.items() if key[0] not in changed}
 
     def _write_refused(self) -> None:
-        """Write the outcomes that a full disk refused, as soon as it takes them."""
-        try:
-            while self.refused and not self.journal.failed:
+        """Write the outcomes that a full disk refused, as soon as it takes them.
+
+        They are no more than the calls that were open when the disk became full: it takes no further intents either.
+        """
+        while self.refused and not self.journal.failed:
+            try:
                 self.journal.append(self.refused[0])
-                del self.refused[0]
-        except JournalFailed as error:
-            log.error("%d outcomes wait for space: %s", len(self.refused), error.message)
+            except JournalFull as error:
+                log.error("%d outcomes wait for space: %s", len(self.refused), error.message)
+                return
+            except JournalFailed as error:
+                # One that cannot be written must not hold up those behind it.
+                log.error("an outcome is given up, its call will be posted as unknown: %s", error.message)
+            del self.refused[0]
 
     def _journal_failed(self) -> None:
         """A failed fsync is fatal: what the kernel still holds can no longer be told from what is on disk."""
