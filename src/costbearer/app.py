@@ -106,6 +106,7 @@ def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
     from costbearer.stores.rekeying import Spool
 
     control = Control.open(config.control_file, read_only=True)
+    spool = Spool(config.data)
     journal = JournalWriter.open(
         config.journal_dir,
         sync=config.text("journal.sync"),
@@ -117,8 +118,9 @@ def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
         config,
         journal=journal,
         dialects=all_dialects(),
-        load_keys=functools.partial(control.load_keyring, Spool(config.data)),
+        load_keys=functools.partial(control.load_keyring, spool),
         key_revision=control.revision,
+        hand_over_keys=spool.hand_over,
         load_prices=functools.partial(load_prices, config.prices_dir),
         price_revision=functools.partial(archive.moved, config.prices_dir),
         hasher=hasher(secrets.keyring(config.data, create=False)),

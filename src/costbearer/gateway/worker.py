@@ -67,6 +67,7 @@ class Worker:
         dialects: Mapping[str, Dialect],
         load_keys: Callable[[], KeyRing],
         key_revision: Callable[[], object],
+        hand_over_keys: Callable[[], None],
         load_prices: Callable[[], Prices],
         price_revision: Callable[[], object],
         hasher: Hasher,
@@ -107,6 +108,7 @@ class Worker:
         self.commit = GroupCommit(journal, on_failure=self._journal_failed)
         self._load_keys = load_keys
         self._key_revision = key_revision
+        self._hand_over_keys = hand_over_keys
         self._revision = key_revision()
         self.keyring = load_keys()
         self._keys_read = time.monotonic()
@@ -154,6 +156,7 @@ class Worker:
         for pool in self.pools.values():
             pool.close()
         self._write_refused()
+        self._hand_over_keys()
         await self.commit.stop()
         if not self.journal.failed:
             self.journal.close()
@@ -389,6 +392,7 @@ class Worker:
             await self._refresh_prices()
             self._refresh_credentials()
             self._write_refused()
+            self._hand_over_keys()
 
     async def _refresh_keys(self) -> bool:
         """Read the keys again if the control store's revision moved; says whether it did."""
