@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -46,6 +46,8 @@ from costbearer.rating import bound, worst_input_tokens, worst_output_tokens
 NO_PRICE = Price(ZERO)
 REVISION_INTERVAL_S = 0.25
 """How often the control store is asked whether anything changed: a revoked key stops within a second."""
+PRICES_RETRY_S = 2.0
+"""How often prices that could not be read are tried again: reading takes long, and a damaged file stays damaged."""
 HEADS_CACHED_MAX = 1024
 """Request heads kept ready; their paths hold names that callers choose."""
 STOP_TIMEOUT_S = 1.0
@@ -113,7 +115,8 @@ class Worker:
         self.keyring = load_keys()
         self._keys_read = time.monotonic()
         self._refreshing = asyncio.Lock()
-        self._keys_failing = False
+        self._prices_due = 0.0
+        self._failing: set[str] = set()
         self._credentials = Credentials(config.providers)
         self._heads: dict[tuple[str, str, str, str | None], str] = {}
         self._bearers: dict[str, tuple[KeyRecord, Bearer]] = {}
@@ -133,7 +136,7 @@ class Worker:
                 # Here and not in the first call: what signs is slow to load, and a bad credential is the operator's.
                 self._signature(provider, dialect, Outgoing("/", b""))
         self.commit.start()
-        self._tasks.append(self.loop.create_task(self._watch_keys()))
+        self._tasks.append(self.loop.create_task(self._watch()))
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, wait for those in flight, then end the rest: each gets its outcome."""
@@ -385,7 +388,7 @@ class Worker:
         except JournalFailed:
             raise NotRecording("the gateway cannot record calls now") from None
 
-    async def _watch_keys(self) -> None:
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(REVISION_INTERVAL_S)
             await self._refresh_keys()
@@ -394,38 +397,48 @@ class Worker:
             self._write_refused()
             self._hand_over_keys()
 
-    async def _refresh_keys(self) -> bool:
-        """Read the keys again if the control store's revision moved; says whether it did."""
+    async def _refresh_keys(self) -> None:
+        """Read the keys again if the control store's revision moved."""
         async with self._refreshing:
-            try:
-                revision = self._key_revision()
-                moved = revision != self._revision
-                if moved:
-                    self.keyring = await self.loop.run_in_executor(None, self._load_keys)
-                    self._revision = revision
-                    self._bearers.clear()
-                self._keys_read = time.monotonic()
-            except Exception as error:  # noqa: BLE001
-                # Whatever is wrong with the store, this watch must go on: it is what makes revocations hold.
-                if not self._keys_failing:
-                    log.warning("the control store cannot be read, keys hold as they were: %r", error)
-                self._keys_failing = True
-                return False
-            self._keys_failing = False
-            return moved
+            await self._tried("the control store cannot be read, keys hold as they were", self._read_keys)
+
+    async def _read_keys(self) -> None:
+        revision = self._key_revision()
+        if revision != self._revision:
+            self.keyring = await self.loop.run_in_executor(None, self._load_keys)
+            self._revision = revision
+            self._bearers.clear()
+        self._keys_read = time.monotonic()
 
     async def _refresh_prices(self) -> None:
-        """Take the prices that hold now, if others do than before. Ones that cannot be read change nothing."""
+        """Take the prices that hold now, if others do than before. Ones that cannot be read change nothing, and are
+        tried again: the failure may have passed."""
+        if time.monotonic() < self._prices_due:
+            return
+        if not await self._tried("the prices cannot be read, they hold as they were", self._read_prices):
+            self._prices_due = time.monotonic() + PRICES_RETRY_S
+
+    async def _read_prices(self) -> None:
         revision = self._price_revision()
         if revision == self._priced_at:
             return
+        prices = await self.loop.run_in_executor(None, self._load_prices)
+        self.resolver = Resolver(self.config, prices.book, self._exchange)
+        self.prices = prices
         self._priced_at = revision
+
+    async def _tried(self, failure: str, step: Callable[[], Awaitable[None]]) -> bool:
+        """Take a step of the watch; says whether it succeeded. A failure is said once, until the step succeeds."""
         try:
-            self.prices = await self.loop.run_in_executor(None, self._load_prices)
-        except CostbearerError as error:
-            log.error("the prices cannot be read, they hold as they were: %s", error.message)
-            return
-        self.resolver = Resolver(self.config, self.prices.book, self._exchange)
+            await step()
+        except Exception as error:  # noqa: BLE001
+            # Whatever is wrong with a store, the watch must go on: it is what makes revocations hold.
+            if failure not in self._failing:
+                log.warning("%s: %s", failure, error.message if isinstance(error, CostbearerError) else repr(error))
+            self._failing.add(failure)
+            return False
+        self._failing.discard(failure)
+        return True
 
     def _refresh_credentials(self) -> None:
         changed = self._credentials.refresh()
