@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from costbearer.attribution import Hasher
 from costbearer.config import Config
-from costbearer.errors import ConfigInvalid, DataDirectoryBusy, NotFound
+from costbearer.errors import ConfigInvalid, DataDirectoryBusy, NotFound, StoreFailed
 from costbearer.prices import PriceBook
 from costbearer.stores import archive, secrets
 from costbearer.stores.secrets import Keyring
@@ -245,9 +245,13 @@ def locked(path: Path, held: str) -> Iterator[None]:
 
     Raises:
         DataDirectoryBusy: somebody else holds it.
+        StoreFailed: the file cannot be made, as on a file system that is read-only.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        secrets.data_directory(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreFailed(f"{path} cannot be made: {error.strerror}") from None
     try:
         # Commands look at the lock for microseconds with a lock of their own; only what stays held is a server.
         end = time.monotonic() + LOCK_TIMEOUT_S

@@ -25,7 +25,7 @@ from costbearer.app import (
     things_beside,
 )
 from costbearer.config import Config
-from costbearer.errors import CostbearerError
+from costbearer.errors import CostbearerError, StoreFailed
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
@@ -67,7 +67,12 @@ def run_console(config: Config, *, parent: int | None = None) -> None:
         with console_parts(config) as application:
             address = f"http://{shown_host(config.text('console.host'))}:{config.integer('console.port')}"
             server_file = config.data / SERVER_FILE
-            server_file.write_text(json.dumps({"pid": os.getpid(), "console_url": address}) + "\n", encoding="utf-8")
+            try:
+                server_file.write_text(
+                    json.dumps({"pid": os.getpid(), "console_url": address}) + "\n", encoding="utf-8"
+                )
+            except OSError as error:
+                raise StoreFailed(f"{server_file} cannot be written: {error.strerror}") from None
             try:
                 uvicorn.run(
                     application,
