@@ -47,6 +47,21 @@ PORT_TIMEOUT_S = 10.0
 log = logging.getLogger("costbearer")
 
 
+PRIVATE = 0o077
+"""The umask under which everything in a data directory is made: what was spent, and by whom, is nobody else's."""
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Whatever file this process or a child makes meanwhile, only its own user can read: the engines' files too, and
+    also where the data directory was made beforehand and others may enter it."""
+    before = os.umask(PRIVATE)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def prepare(config: Config) -> bytes:
     """Make the data directory usable: secrets, control store at the newest version, the price archive.
 
@@ -54,10 +69,15 @@ def prepare(config: Config) -> bytes:
     """
     from costbearer.stores.control import Control
 
-    Control.open(config.control_file).close()
-    secrets.admin_token(config.data)
-    archive.keep(config.prices_dir, archive.bundled())
-    archive.begin(config.prices_dir)
+    with private_files():
+        Control.open(config.control_file).close()
+        secrets.admin_token(config.data)
+        archive.keep(config.prices_dir, archive.bundled())
+        archive.begin(config.prices_dir)
+    # Ledgers of earlier versions, and what was put away of them, were made for everybody.
+    for file in config.ledger_file.parent.glob(f"{config.ledger_file.name}*"):
+        with contextlib.suppress(OSError):
+            file.chmod(0o600)
     return archive.current(config.prices_dir).archive
 
 
@@ -219,9 +239,12 @@ def books(config: Config) -> Iterator[tuple[Ledger, Bookkeeper, Closed]]:
             f"there is no data directory {config.data}; name it with --data, or begin with `costbearer serve`"
         )
     closed = _closed_months(config)
-    with contextlib.closing(
-        Ledger.open(config.ledger_file, readers=1, memory_mb=config.integer("ledger.memory_mb"))
-    ) as ledger:
+    with (
+        private_files(),
+        contextlib.closing(
+            Ledger.open(config.ledger_file, readers=1, memory_mb=config.integer("ledger.memory_mb"))
+        ) as ledger,
+    ):
         yield ledger, Bookkeeper(config.journal_dir, ledger, closed=closed), closed
 
 
