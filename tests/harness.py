@@ -39,6 +39,7 @@ from costbearer.prices import PriceBook
 from costbearer.simulator import CREDENTIAL
 from costbearer.stores import archive
 from costbearer.stores.control import Actor, Control
+from costbearer.stores.rekeying import Spool
 
 LABELS = {"owner": "ada", "team": "search", "agent": "ranker", "workload": "rerank"}
 ACTOR = Actor(who="test", source="test", request_id="test")
@@ -222,16 +223,18 @@ async def gateway(config: Config) -> AsyncIterator[Gateway]:
         shutil.copytree(_new_store(), config.control_file.parent, dirs_exist_ok=True)
     control = Control.open(config.control_file)
     issued = control.issue(draft(LABELS, now(), 90), ACTOR)
+    spool = Spool(config.data)
     loop = asyncio.get_running_loop()
     worker = Worker(
         config,
         journal=JournalWriter.open(config.journal_dir),
         dialects=all_dialects(),
-        load_keys=control.load_keyring,
+        load_keys=functools.partial(control.load_keyring, spool),
         load_prices=lambda: Prices(BOOK),
         price_revision=lambda: None,
         key_revision=control.revision,
         load_hashers=lambda: Hashers(lambda field, value: f"h1_{field}_{len(value)}"),
+        hand_over_keys=spool.hand_over,
         loop=loop,
     )
     worker.start()

@@ -23,7 +23,7 @@ from costbearer.dialects.batch_results import (
     read_lines,
 )
 from costbearer.stores import archive
-from costbearer.usage import Usage, Work, combined
+from costbearer.usage import MODELS_MAX, WORK_MAX, Usage, Work, combined
 
 JOB = Job("batch_1", "done")
 
@@ -33,13 +33,13 @@ def work(tokens: int, model: str = "m", largest: int | None = 0) -> Work:
 
 
 def read_line(line: bytes) -> Reading:
-    """`{"tokens": N}`, with a geo if it has one; `{"bad": true}` is incomplete; anything else is no line."""
+    """`{"tokens": N}`, with a geo or a model if it has one; `{"bad": true}` is incomplete; anything else is no line."""
     said = json.loads(line)
     if not isinstance(said, dict):
         raise ValueError("not a line")
     if said.get("bad"):
         return Reading(notes=("usage_absent",))
-    used = (work(said["tokens"]),) if "tokens" in said else ()
+    used = (work(said["tokens"], said.get("model", "m")),) if "tokens" in said else ()
     return Reading(work=used, complete=True, geo=said.get("geo"))
 
 
@@ -108,6 +108,19 @@ def test_lines(lines: list[bytes], tokens: int | None, complete: bool, notes: tu
 @pytest.mark.parametrize("lines", [[], [b"\n"], [b"id,name\n", line(tokens=3)], [b"\x89PNG\r\n", b"{}\n"]])
 def test_files_that_hold_no_results(lines: list[bytes]) -> None:
     assert read_lines(lines, read_line, JOB) == Reading(complete=True)
+
+
+MODELS = [line(tokens=1, model=f"m{number}") for number in range(MODELS_MAX)]
+SIZES = [line(tokens=STEP_TOKENS * (50 + number)) for number in range(WORK_MAX)]
+
+
+@pytest.mark.parametrize("lines, more", [(MODELS, line(tokens=1, model="x")), (SIZES, line(tokens=7))])
+def test_a_file_of_too_many_models_or_sizes_is_not_taken_for_whole(lines: list[bytes], more: bytes) -> None:
+    whole = read_lines([*lines, lines[0]], read_line, JOB)
+    assert (whole.job, whole.notes, len(whole.work)) == (JOB, (), len(lines))
+    reading = read_lines([*lines, more, b"never read"], read_line, JOB)
+    assert (reading.job, reading.complete, reading.notes) == (None, False, ("work_too_varied",))
+    assert len(reading.work) == len(lines)
 
 
 FILE = line(tokens=3, text="é" * 30) + line(tokens=40_000) + b"\n" + line(failed=1) + line(tokens=4).rstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from costbearer.config import Config
 from costbearer.contract import Contract, Prices
 from costbearer.errors import StoreFailed
 from costbearer.forms import draft
+from costbearer.gateway import worker as worker_module
 from costbearer.simulator import RunningSimulator, running_simulator
 from tests.harness import ACTOR, BOOK, LABELS, gateway, make_config, run
 
@@ -88,18 +90,58 @@ def test_a_contract_gives_the_price_that_the_archive_lacks(config: Config, simul
     run(body)
 
 
-def test_prices_that_cannot_be_read_leave_the_old_ones(config: Config) -> None:
+@pytest.mark.parametrize("failure", [StoreFailed("damaged"), OSError(24, "Too many open files"), MemoryError()])
+@pytest.mark.parametrize("step", ["_load_prices", "_price_revision"])
+def test_prices_that_cannot_be_read_leave_the_old_ones_and_are_tried_again(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception, step: str
+) -> None:
     async def body() -> None:
         async with gateway(config) as running:
+            worker, tried = running.worker, 0
 
             def broken() -> Prices:
+                nonlocal tried
+                tried += 1
+                raise failure
+
+            before = worker.prices
+            with monkeypatch.context() as passing:
+                passing.setattr(worker, "_price_revision", lambda: 2)
+                passing.setattr(worker, step, broken)
+                async with asyncio.timeout(5):
+                    while tried < 3:
+                        await asyncio.sleep(0.005)
+                assert worker.prices is before
+                assert (await running.ask(json.dumps(CHAT).encode())).status == 200
+                assert caplog.text.count("the prices cannot be read") == 1
+            # It has passed: the prices are taken without another change, and keys are still watched.
+            worker._price_revision = lambda: 2
+            keys = worker.keyring
+            running.control.issue(draft(LABELS, datetime.now(UTC), 90), ACTOR)
+            async with asyncio.timeout(5):
+                while worker.prices is before or worker.keyring is keys:
+                    await asyncio.sleep(0.005)
+
+    with monkeypatch.context() as often:
+        often.setattr(worker_module, "REVISION_INTERVAL_S", 0.01)
+        often.setattr(worker_module, "PRICES_RETRY_S", 0.01)
+        run(body)
+
+
+def test_prices_that_cannot_be_read_are_not_read_all_the_time(config: Config) -> None:
+    async def body() -> None:
+        async with gateway(config) as running:
+            tried = 0
+
+            def broken() -> Prices:
+                nonlocal tried
+                tried += 1
                 raise StoreFailed("damaged")
 
-            before = running.worker.prices
             running.worker._load_prices = broken
             running.worker._price_revision = lambda: 2
-            await running.worker._refresh_prices()
-            assert running.worker.prices is before
-            assert (await running.ask(json.dumps(CHAT).encode())).status == 200
+            for _ in range(20):
+                await running.worker._refresh_prices()
+            assert tried == 1
 
     run(body)

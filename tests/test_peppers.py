@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import json
+import os
 import shutil
 import stat
 from collections.abc import Iterator
@@ -18,10 +22,11 @@ from costbearer.cli import root
 from costbearer.errors import Conflict, KeyExpired, KeyInvalid, KeyRevoked, NotFound, StoreFailed
 from costbearer.keys import KeyRing
 from costbearer.stores import peppers as peppers_store
-from costbearer.stores import secrets
+from costbearer.stores import rekeying, secrets
 from costbearer.stores.control import Actor, Control, IssuedKey
 from costbearer.stores.peppers import Peppers
-from costbearer.stores.rekeying import FILE, Rekeyed, Spool
+from costbearer.stores.rekeying import ASIDE, FILE, Rekeyed, Spool
+from tests.harness import gateway, make_config, run
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 ACTOR = Actor("root", "127.0.0.1", "adm_1")
@@ -57,6 +62,12 @@ def issue(control: Control, agent: str = "ranker") -> IssuedKey:
     return control.issue(forms.draft({**GOOD, "agent": agent}, NOW, 90), ACTOR)
 
 
+def move(peppers: Peppers, spool: Spool) -> int:
+    """What a worker does with the keys it saw, and the console after it."""
+    spool.hand_over()
+    return peppers.move(spool)
+
+
 def versions(control: Control, key: str) -> list[int]:
     return [secret.pepper_version for secret in control.get(key).secrets]
 
@@ -73,13 +84,13 @@ def test_a_key_moves_when_it_is_used_and_never_stops(control: Control, peppers: 
     ring = control.load_keyring(spool)
     for _ in range(3):
         assert ring.authenticate(used.text, NOW).key_id == used.record.key_id
-    assert peppers.move(spool) == 1, "once, however often it was used"
+    assert move(peppers, spool) == 1, "once, however often it was used"
     assert (versions(control, used.record.key_id), versions(control, idle.record.key_id)) == ([2], [1])
     assert waiting(peppers)[1] == (idle.record.key_id,)
     ring.authenticate(used.text, NOW)  # by a worker that has not read the keys anew
     again = control.load_keyring(spool)
     assert again.authenticate(used.text, NOW).key_id == used.record.key_id
-    assert peppers.move(spool) == 0
+    assert move(peppers, spool) == 0
     new = issue(control, "new")
     assert versions(control, new.record.key_id) == [2]
 
@@ -88,7 +99,7 @@ def test_a_moved_key_is_checked_under_the_new_pepper_alone(control: Control, pep
     used, idle = issue(control), issue(control, "idle")
     peppers.rotate(ACTOR)
     control.load_keyring(spool).authenticate(used.text, NOW)
-    peppers.move(spool)
+    move(peppers, spool)
     with pytest.raises(Conflict, match="1 keys were not used since version 1"):
         peppers.retire(1, ACTOR)
     retired = peppers.retire(1, ACTOR, anyway=True)
@@ -114,7 +125,7 @@ def test_two_old_versions_live_side_by_side(control: Control, peppers: Peppers, 
     ring = control.load_keyring(spool)
     for each in (first, second):
         assert ring.authenticate(each.text, NOW).key_id == each.record.key_id
-    assert peppers.move(spool) == 2
+    assert move(peppers, spool) == 2
     assert waiting(peppers) == {1: (), 2: (), 3: ()}
     for version in (1, 2):
         peppers.retire(version, ACTOR)
@@ -126,7 +137,7 @@ def test_every_step_is_in_the_log_and_nothing_secret_is(control: Control, pepper
     used = issue(control)
     peppers.rotate(ACTOR)
     control.load_keyring(spool).authenticate(used.text, NOW)
-    peppers.move(spool)
+    move(peppers, spool)
     peppers.retire(1, ACTOR)
     rows = control.audit_rows()
     assert [row.action for row in rows] == ["key.issue", "pepper.rotate", "key.rekey", "pepper.retire"]
@@ -140,11 +151,13 @@ def test_what_is_handed_over_is_private_and_holds_no_key(control: Control, peppe
     used = issue(control)
     peppers.rotate(ACTOR)
     control.load_keyring(spool).authenticate(used.text, NOW)
-    file = control.database.file.parent / FILE
+    spool.hand_over()
+    file, aside = (control.database.file.parent / name for name in (FILE, ASIDE))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert used.text[17:] not in file.read_text()
-    peppers.move(spool)
-    assert file.read_bytes() == b""
+    with spool.taken():
+        assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+    assert (file.read_bytes(), aside.read_bytes()) == (b"", b"")
 
 
 def test_nothing_is_handed_over_for_a_key_that_is_refused(control: Control, peppers: Peppers, spool: Spool) -> None:
@@ -155,7 +168,7 @@ def test_nothing_is_handed_over_for_a_key_that_is_refused(control: Control, pepp
     for text in (used.text[:-1] + ("0" if used.text[-1] != "0" else "1"), revoked.text):
         with pytest.raises((KeyInvalid, KeyRevoked)):
             ring.authenticate(text, NOW)
-    assert peppers.move(spool) == 0
+    assert move(peppers, spool) == 0
 
 
 @pytest.mark.parametrize(
@@ -177,7 +190,7 @@ def test_a_line_that_cannot_be_is_left_out_and_the_rest_is_taken(
     file = control.database.file.parent / FILE
     file.write_text(line.replace("LOOKUP", other.text[4:16]) + "\n")
     control.load_keyring(spool).authenticate(used.text, NOW)
-    assert peppers.move(spool) == 1
+    assert move(peppers, spool) == 1
     assert control.load_keyring().authenticate(other.text, NOW).key_id == other.record.key_id
 
 
@@ -194,9 +207,9 @@ def test_what_was_not_committed_is_handed_over_again(
     with monkeypatch.context() as patch:
         patch.setattr(peppers_store, "note", fail)
         with pytest.raises(StoreFailed):
-            peppers.move(spool)
+            move(peppers, spool)
     assert versions(control, used.record.key_id) == [1]
-    assert peppers.move(spool) == 1
+    assert move(peppers, spool) == 1
 
 
 def test_a_rotation_that_is_not_written_down_does_not_happen(
@@ -260,26 +273,125 @@ def test_ended_keys_and_secrets_do_not_wait(control: Control, peppers: Peppers) 
 
 
 def test_a_spool_that_cannot_be_written_refuses_no_call(control: Control, peppers: Peppers, tmp_path: Path) -> None:
-    issued = issue(control)
+    issued, gone = issue(control), tmp_path / "gone"
     peppers.rotate(ACTOR)
-    ring: KeyRing = control.load_keyring(Spool(tmp_path / "gone"))
+    spool = Spool(gone)
+    ring: KeyRing = control.load_keyring(spool)
     assert ring.authenticate(issued.text, NOW).key_id == issued.record.key_id
+    spool.hand_over()
+    gone.mkdir()
+    spool.hand_over()
+    assert (gone / FILE).read_bytes().count(b"\n") == 1, "it was kept"
+
+
+def test_a_full_disk_takes_no_part_of_a_line(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    spool.add("0" * 12, 2, bytes(32))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:20]))
+        spool.hand_over()
+        assert (tmp_path / FILE).read_bytes() == b""
+    spool.hand_over()
+    with spool.taken() as handed:
+        assert [each.lookup_id for each in handed] == ["0" * 12]
+
+
+def test_a_worker_waits_for_nobody(spool: Spool, tmp_path: Path) -> None:
+    """Neither for the console, which waits for the control store with what it took, nor for whoever else has the file:
+    it comes again, and nothing is lost."""
+    console = Spool(tmp_path)
+
+    def work(number: int) -> None:
+        spool.add(f"{number:012d}", 2, bytes(32))
+        spool.hand_over()
+
+    with ThreadPoolExecutor(1) as worker:
+        worker.submit(work, 1).result(1)
+        with console.taken() as handed:
+            assert [each.lookup_id for each in handed] == [f"{1:012d}"]
+            worker.submit(work, 2).result(1)
+        with (tmp_path / FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            worker.submit(work, 3).result(1)
+            with console.taken() as handed:
+                assert handed == [], "the console does not wait either"
+        worker.submit(work, 4).result(1)
+    with console.taken() as handed:
+        assert [each.lookup_id for each in handed] == [f"{number:012d}" for number in (2, 3, 4)]
+
+
+def test_what_a_worker_keeps_is_bounded(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rekeying, "WAITING_MAX", 3)
+    for number in (1, 2, 3, 4, 1, 5, 2):
+        spool.add(f"{number:012d}", 2, bytes(32))
+    spool.hand_over()
+    assert (tmp_path / FILE).read_bytes().count(b"\n") == 3
+
+
+def test_lines_outlive_a_console_that_dies_with_them(spool: Spool, tmp_path: Path) -> None:
+    def handed_over(number: int) -> bytes:
+        spool.add(f"{number:012d}", 2, bytes(32))
+        spool.hand_over()
+        return (tmp_path / FILE).read_bytes()
+
+    # Within its copy: one line whole and one cut off, and nothing taken away yet.
+    line = handed_over(1)
+    (tmp_path / ASIDE).write_bytes(line + line[:30])
+    # With all of them, before the control store had any.
+    with contextlib.suppress(KeyboardInterrupt), spool.taken() as handed:
+        assert {each.lookup_id for each in handed} == {f"{1:012d}"}
+        raise KeyboardInterrupt
+    handed_over(2)
+    with spool.taken() as handed:
+        assert {each.lookup_id for each in handed} == {f"{1:012d}", f"{2:012d}"}
+    with spool.taken() as handed:
+        assert handed == []
 
 
 def test_many_workers_hand_over_at_once(tmp_path: Path) -> None:
-    spool, taken = Spool(tmp_path), list[Rekeyed]()
+    spools, taken = [Spool(tmp_path) for _ in range(8)], list[Rekeyed]()
 
-    def add(number: int) -> None:
-        Spool(tmp_path).add(f"{number:012d}", 2, bytes(32))
-        if number % 10 == 0:
-            with spool.taken() as handed:
-                taken.extend(handed)
+    def work(spool: Spool) -> None:
+        for number in range(50):
+            spool.add(f"{spools.index(spool):06d}{number:06d}", 2, bytes(32))
+            spool.hand_over()
+            if number % 10 == 0:
+                with spool.taken() as handed:
+                    taken.extend(handed)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(add, range(400)))
-    with spool.taken() as handed:
+        list(pool.map(work, spools))
+    for spool in spools:
+        spool.hand_over()
+    with spools[0].taken() as handed:
         taken.extend(handed)
-    assert sorted(each.lookup_id for each in taken) == [f"{number:012d}" for number in range(400)]
+    assert sorted(each.lookup_id for each in taken) == [
+        f"{at:06d}{number:06d}" for at in range(8) for number in range(50)
+    ]
+
+
+def test_a_running_worker_hands_over_while_the_console_waits_with_what_it_took(tmp_path: Path) -> None:
+    async def body() -> None:
+        config = make_config(tmp_path, "http://127.0.0.1:1/v1", "http://127.0.0.1:1")
+        async with gateway(config) as running:
+            console, used = Spool(config.data), Peppers(running.control.database)
+            key = running.control.issue(forms.draft(GOOD, datetime.now(UTC), 90), ACTOR)
+            used.rotate(ACTOR)
+            old = running.worker.keyring
+            while running.worker.keyring is old:
+                await asyncio.sleep(0.02)
+            file = config.data / FILE
+            for text in (running.key, key.text):
+                # Already the first has a line in the file, so the second finds the console with that line.
+                with console.taken():
+                    assert (await running.ask(b"", "/v1/models", method="GET", key=text)).status == 200
+                    async with asyncio.timeout(5):
+                        while not file.exists() or not file.read_bytes():
+                            await asyncio.sleep(0.02)
+            assert used.move(console) == 1
+            assert used.all()[0].waiting == (running.control.get(running.key[:16]).key_id,)
+
+    run(body)
 
 
 def test_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,8 +408,10 @@ def test_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"{key.record.key_id} was not used since version 1" in run("secrets", "list")[1]
     code, _, said = run("secrets", "retire", "1")
     assert code == 2 and "1 keys were not used" in said
+    spool = Spool(tmp_path)
     with Control.open(tmp_path / "control.sqlite", read_only=True) as control:
-        control.load_keyring(Spool(tmp_path)).authenticate(key.text, datetime.now(UTC))
+        control.load_keyring(spool).authenticate(key.text, datetime.now(UTC))
+    spool.hand_over()
     assert json.loads(run("secrets", "list", "--json")[1])["peppers"][0]["waiting"] == []
     assert run("secrets", "retire", "1")[0] == 0
     with Control.open(tmp_path / "control.sqlite", read_only=True) as control:

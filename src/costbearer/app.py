@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from costbearer.attribution import Hasher, Hashers
 from costbearer.config import Config
-from costbearer.errors import ConfigInvalid, DataDirectoryBusy, NotFound
+from costbearer.errors import ConfigInvalid, DataDirectoryBusy, NotFound, StoreFailed
 from costbearer.prices import PriceBook
 from costbearer.stores import archive, secrets
 from costbearer.stores.secrets import Keyring
@@ -48,6 +48,21 @@ PORT_TIMEOUT_S = 10.0
 log = logging.getLogger("costbearer")
 
 
+PRIVATE = 0o077
+"""The umask under which everything in a data directory is made: what was spent, and by whom, is nobody else's."""
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Whatever file this process or a child makes meanwhile, only its own user can read: the engines' files too, and
+    also where the data directory was made beforehand and others may enter it."""
+    before = os.umask(PRIVATE)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def prepare(config: Config) -> bytes:
     """Make the data directory usable: secrets, control store at the newest version, the price archive.
 
@@ -55,10 +70,15 @@ def prepare(config: Config) -> bytes:
     """
     from costbearer.stores.control import Control
 
-    Control.open(config.control_file).close()
-    secrets.admin_token(config.data)
-    archive.keep(config.prices_dir, archive.bundled())
-    archive.begin(config.prices_dir)
+    with private_files():
+        Control.open(config.control_file).close()
+        secrets.admin_token(config.data)
+        archive.keep(config.prices_dir, archive.bundled())
+        archive.begin(config.prices_dir)
+    # Ledgers of earlier versions, and what was put away of them, were made for everybody.
+    for file in config.ledger_file.parent.glob(f"{config.ledger_file.name}*"):
+        with contextlib.suppress(OSError):
+            file.chmod(0o600)
     return archive.current(config.prices_dir).archive
 
 
@@ -130,6 +150,7 @@ def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
     from costbearer.stores.rekeying import Spool
 
     control = Control.open(config.control_file, read_only=True)
+    spool = Spool(config.data)
     journal = JournalWriter.open(
         config.journal_dir,
         sync=config.text("journal.sync"),
@@ -141,8 +162,9 @@ def make_worker(config: Config, loop: asyncio.AbstractEventLoop) -> Worker:
         config,
         journal=journal,
         dialects=all_dialects(),
-        load_keys=functools.partial(control.load_keyring, Spool(config.data)),
+        load_keys=functools.partial(control.load_keyring, spool),
         key_revision=control.revision,
+        hand_over_keys=spool.hand_over,
         load_prices=functools.partial(load_prices, config.prices_dir),
         price_revision=functools.partial(archive.moved, config.prices_dir),
         load_hashers=functools.partial(load_hashers, config.data),
@@ -241,9 +263,12 @@ def books(config: Config) -> Iterator[tuple[Ledger, Bookkeeper, Closed]]:
             f"there is no data directory {config.data}; name it with --data, or begin with `costbearer serve`"
         )
     closed = _closed_months(config)
-    with contextlib.closing(
-        Ledger.open(config.ledger_file, readers=1, memory_mb=config.integer("ledger.memory_mb"))
-    ) as ledger:
+    with (
+        private_files(),
+        contextlib.closing(
+            Ledger.open(config.ledger_file, readers=1, memory_mb=config.integer("ledger.memory_mb"))
+        ) as ledger,
+    ):
         yield ledger, Bookkeeper(config.journal_dir, ledger, closed=closed), closed
 
 
@@ -267,9 +292,13 @@ def locked(path: Path, held: str) -> Iterator[None]:
 
     Raises:
         DataDirectoryBusy: somebody else holds it.
+        StoreFailed: the file cannot be made, as on a file system that is read-only.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        secrets.data_directory(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreFailed(f"{path} cannot be made: {error.strerror}") from None
     try:
         # Commands look at the lock for microseconds with a lock of their own; only what stays held is a server.
         end = time.monotonic() + LOCK_TIMEOUT_S

@@ -24,6 +24,7 @@ from costbearer.app import (
     waiting_in,
 )
 from costbearer.config import Config
+from costbearer.errors import StoreFailed
 from costbearer.rounds import Rounds
 
 if TYPE_CHECKING:
@@ -68,7 +69,12 @@ def run_console(config: Config, *, parent: int | None = None) -> None:
         with console_parts(config) as application:
             address = f"http://{shown_host(config.text('console.host'))}:{config.integer('console.port')}"
             server_file = config.data / SERVER_FILE
-            server_file.write_text(json.dumps({"pid": os.getpid(), "console_url": address}) + "\n", encoding="utf-8")
+            try:
+                server_file.write_text(
+                    json.dumps({"pid": os.getpid(), "console_url": address}) + "\n", encoding="utf-8"
+                )
+            except OSError as error:
+                raise StoreFailed(f"{server_file} cannot be written: {error.strerror}") from None
             try:
                 uvicorn.run(
                     application,

@@ -43,6 +43,7 @@
     |-- ConfigInvalid               config_invalid        -     a setting that cannot be used
     |-- DataDirectoryBusy           data_directory_busy   -     another process owns this data directory
     |-- JournalFailed               journal_failed        -     the journal cannot be written; the writer must stop
+    |   `-- JournalFull             journal_full          -     the disk has no space for this frame now
     |-- StoreFailed                 store_failed          -     a store cannot be opened or does not hold
     `-- RemoteFailed                remote_failed         -     a running server refused or could not be reached
 
@@ -285,6 +286,12 @@ class DataDirectoryBusy(CostbearerError):
 
 class JournalFailed(CostbearerError):
     code = "journal_failed"
+
+
+class JournalFull(JournalFailed):
+    """A frame that was not written for want of space alone: the same frame can be written later."""
+
+    code = "journal_full"
 
 
 class StoreFailed(CostbearerError):

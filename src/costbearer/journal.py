@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from costbearer import __version__
-from costbearer.errors import ConfigInvalid, JournalFailed
+from costbearer.errors import ConfigInvalid, JournalFailed, JournalFull
 from costbearer.frames import (
     HEADER_BYTES,
     PAYLOAD_BYTES_MAX,
@@ -220,9 +220,10 @@ class JournalWriter:
         """Write one frame and return its sequence. It outlives this process at once, a power cut only after `sync`.
 
         Raises:
+            JournalFull: nothing was written, because the disk is full; the frame can be written later.
             JournalFailed: nothing was written. `failed` tells whether this writer is at its end, or only this frame was
-                refused: too large, not encodable, not in its turn (an intent without the next sequence, an outcome
-                without an open intent), or the disk is full.
+                refused, for ever: too large, not encodable, or not in its turn (an intent without the next sequence, an
+                outcome without an open intent).
         """
         if self.failed:
             self._refuse()
@@ -352,7 +353,7 @@ class JournalWriter:
                 return
         if problem not in NO_SPACE:
             self._fail("a write failed", OSError(problem, os.strerror(problem)))
-        raise JournalFailed(f"journal {self.id}: {os.strerror(problem)}; the frame was not written")
+        raise JournalFull(f"journal {self.id}: {os.strerror(problem)}; the frame was not written")
 
     def _make_reserve(self) -> None:
         """Before an intent: keep space back for its outcome too, or refuse it."""
@@ -365,7 +366,7 @@ class JournalWriter:
             except OSError as error:
                 self._fail("the reserve cannot be made", error)
             self._retry_reserve = now + RETRY_S
-        raise JournalFailed(f"journal {self.id}: no space left to keep back for the outcome of another call")
+        raise JournalFull(f"journal {self.id}: no space left to keep back for the outcome of another call")
 
     def _opening(self, number: int, sequence: int, previous: str | None) -> bytearray:
         frame = Opening(self.id, number, datetime.now(UTC), self._writer, __version__, previous)

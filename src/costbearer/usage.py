@@ -20,6 +20,13 @@ from costbearer.errors import UsageInvalid
 COUNT_MAX = limits.COUNT_MAX
 """No provider states a larger count; a larger one is damage, not usage."""
 
+MODELS_MAX = 50
+"""Models whose work one reading tells apart. OpenAI takes one model a batch, and nobody's batches mix this many; but
+whoever can store a file at a provider can write any number of names into it."""
+
+WORK_MAX = 1_000
+"""Parts of work in one reading: requests of every size up to a million tokens, told apart by the thousand."""
+
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """Inclusive counts of one model's work in one call. Tokens unless the name says otherwise.

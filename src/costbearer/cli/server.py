@@ -35,13 +35,17 @@ def _serving(function: Callable[[Config, list[str], int | None], int]) -> Callab
         }
         overrides = {names[key]: value for key, value in given.items() if value is not None}
         overrides = {name: str(value) if name == "data" else value for name, value in overrides.items()}
+        from costbearer.app import private_files
+
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
         config = settings.load(config_file, overrides=overrides)
         arguments = [] if config_file is None else ["--config", str(config_file)]
         for key, value in given.items():
             if value is not None:
                 arguments += [f"--{key.replace('_', '-')}", str(value)]
-        context.exit(function(config, arguments, parent))
+        with private_files():
+            code = function(config, arguments, parent)
+        context.exit(code)
 
     run.__name__ = function.__name__
     run.__doc__ = function.__doc__

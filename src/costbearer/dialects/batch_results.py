@@ -16,7 +16,7 @@ from costbearer.dialects import reply
 from costbearer.dialects.base import Job, Reading
 from costbearer.dialects.reply import Notes
 from costbearer.dialects.sse import EVENT_BYTES_MAX
-from costbearer.usage import COUNTS, Usage, Work
+from costbearer.usage import COUNTS, MODELS_MAX, WORK_MAX, Usage, Work
 
 BATCH = "batch"
 """The tier of everything a batch did, whatever its lines say: OpenAI's say `default`."""
@@ -57,9 +57,15 @@ class Sums:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, object], dict[str, int]] = {}
         self._largest: dict[tuple[str, object], int | None] = {}
+        self._models: set[str] = set()
 
-    def add(self, work: Work) -> None:
+    def add(self, work: Work) -> bool:
+        """Add it; False, and nothing is added, where there would be more models or parts than a reading may have."""
         key = (work.model, _step(work.largest_input_tokens))
+        if key not in self._counts:
+            if len(self._counts) == WORK_MAX or (work.model not in self._models and len(self._models) == MODELS_MAX):
+                return False
+            self._models.add(work.model)
         counts = self._counts.setdefault(key, {})
         for name in COUNTS:
             count = getattr(work.usage, name)
@@ -67,6 +73,7 @@ class Sums:
                 counts[name] = counts.get(name, 0) + count
         largest = work.largest_input_tokens
         self._largest[key] = largest if largest is None else max(largest, self._largest.get(key) or 0)
+        return True
 
     def work(self) -> tuple[Work, ...]:
         """The sums, in the order in which their models first came."""
@@ -86,7 +93,8 @@ class Results:
     """The lines of a file of results as they come.
 
     `read_line` reads one: what its request used, nothing where it was not billed. It raises one of `reply.UNREADABLE`
-    for what is no line of results; a file whose first line is none is not looked at further.
+    for what is no line of results; a file whose first line is none is not looked at further, and neither is one of more
+    models or sizes than `usage` lets a reading have.
     """
 
     def __init__(self, read_line: Callable[[bytes], Reading]) -> None:
@@ -95,12 +103,13 @@ class Results:
         self._notes = Notes()
         self._sound = True
         self._geos: set[str | None] = set()
+        self._full = False
         self.lines = 0
         self.foreign = False
 
     def add(self, line: bytes) -> None:
         """One line, with or without its end."""
-        if self.foreign or not line.strip():
+        if self.foreign or self._full or not line.strip():
             return
         try:
             reading = self._read_line(line)
@@ -113,7 +122,9 @@ class Results:
         if not reading.complete:
             self.fault("line_incomplete")
         for work in reading.work:
-            self._sums.add(work)
+            if not self._sums.add(work):
+                self._full = True
+                self.fault("work_too_varied")
         if reading.work:
             self._geos.add(reading.geo)
 

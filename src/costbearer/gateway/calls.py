@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import msgspec
 
 from costbearer.attribution import Attribution, Bearer
 from costbearer.dialects.base import CallRequest, Dialect
-from costbearer.errors import JournalFailed
+from costbearer.errors import JournalFailed, JournalFull
 from costbearer.gateway import settle
 from costbearer.gateway.edge import Wire
 from costbearer.gateway.resolve import Target
@@ -23,6 +24,8 @@ from costbearer.ledger import Entry, Status
 
 CHANCE_IDS = 256
 """Request ids for which chance is drawn at once."""
+
+log = logging.getLogger("costbearer.gateway")
 
 
 class RequestIds:
@@ -113,7 +116,7 @@ class Call:
     def __init__(
         self, journal: JournalWriter, refused: list[Outcome], intent: Entry, target: Target, request: Request
     ) -> None:
-        """`refused` takes the outcome where the journal has no space for it now; the worker writes it later."""
+        """`refused` takes the outcome where the disk has no space for it now; the worker writes it later."""
         self._journal = journal
         self._refused = refused
         self._started = time.monotonic()
@@ -157,21 +160,35 @@ class Call:
         )
 
     def close(self, entry: Entry) -> Entry:
-        """Write the outcome.
+        """Write the outcome, and give back what was written: `entry`, or that the cost is unknown where the journal can
+        never take it.
 
         Raises:
-            JournalFailed: it is not written. On a full disk it waits in `refused`; if it never can be written, the
-                intent stands and is posted as unknown.
+            JournalFull: it waits in `refused` for space.
+            JournalFailed: it is not written and never will be: the intent stands and is posted as unknown.
         """
         assert not self.closed, "a call has one outcome"
         self.closed = True
+        try:
+            self._write(entry)
+        except JournalFull:
+            raise
+        except JournalFailed as error:
+            if self._journal.failed:
+                raise
+            # It must not wait: it would be held as long as this worker lives, and a caller can make it large.
+            log.error("the outcome of call %s is recorded as unknown: %s", entry.call_id, error.message)
+            entry = settle.unwritable(self.intent, entry)
+            self._write(entry)
+        return entry
+
+    def _write(self, entry: Entry) -> None:
         outcome = Outcome(entry=entry)
         try:
             self.sequence = self._journal.append(outcome)
-        except JournalFailed:
+        except JournalFull:
             self._refused.append(outcome)
             raise
-        return entry
 
     def abandon(self, reason: str) -> None:
         """Close what was left open, as unknown if anything may have been sent, and drop the connection."""

@@ -15,6 +15,7 @@ the provider stated the usage          metered         rated by the card of that
 usage stated, but no card for it       unknown         bound of the intent
 a stream that was cut, or no usage     estimated       what was stated, and bytes / `BYTES_PER_TOKEN` for the rest
 nothing can be said                    unknown         bound of the intent
+the outcome fits into no frame         unknown         bound of the intent
 =====================================  ==============  =====================================================
 """
 
@@ -34,6 +35,9 @@ from costbearer.prices import Context
 from costbearer.rating import Rating, rate, with_provider_cost
 from costbearer.settlements import settlement
 from costbearer.usage import Usage, Work, combined, estimated_tokens
+
+UNWRITABLE = "outcome_unwritable"
+"""`reason_unknown` of a call whose reply said more than an entry can hold, or something that cannot be written."""
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -66,6 +70,21 @@ def not_billed(intent: Entry, ending: Ending, *, notes: tuple[str, ...] = ()) ->
 def unknown(intent: Entry, ending: Ending, reason: str, *, notes: tuple[str, ...] = (), **learned: Any) -> Entry:
     """The outcome of a call whose cost cannot be said; the intent's bound stands."""
     return _close(intent, ending, basis="unknown", reason_unknown=reason, notes=intent.notes + notes, **learned)
+
+
+def unwritable(intent: Entry, refused: Entry) -> Entry:
+    """The outcome in the stead of one that no journal takes: how the call ended, and nothing that its reply said, since
+    that is what makes an outcome too large. The intent's bound stands."""
+    return msgspec.structs.replace(
+        intent,
+        status=refused.status,
+        ended_at=refused.ended_at,
+        duration_ms=refused.duration_ms,
+        first_byte_ms=refused.first_byte_ms,
+        http_status=refused.http_status,
+        basis="unknown",
+        reason_unknown=UNWRITABLE,
+    )
 
 
 def stated(intent: Entry, ending: Ending, cost: Decimal, model: str) -> Entry:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -25,6 +25,7 @@ from costbearer.dialects.registry import Exchange
 from costbearer.errors import (
     CostbearerError,
     JournalFailed,
+    JournalFull,
     KeyInvalid,
     NotRecording,
     PriceUnknown,
@@ -47,6 +48,8 @@ from costbearer.rating import bound, worst_input_tokens, worst_output_tokens
 NO_PRICE = Price(ZERO)
 REVISION_INTERVAL_S = 0.25
 """How often the control store is asked whether anything changed: a revoked key stops within a second."""
+PRICES_RETRY_S = 2.0
+"""How often prices that could not be read are tried again: reading takes long, and a damaged file stays damaged."""
 HEADS_CACHED_MAX = 1024
 """Request heads kept ready; their paths hold names that callers choose."""
 STOP_TIMEOUT_S = 1.0
@@ -68,6 +71,7 @@ class Worker:
         dialects: Mapping[str, Dialect],
         load_keys: Callable[[], KeyRing],
         key_revision: Callable[[], object],
+        hand_over_keys: Callable[[], None],
         load_prices: Callable[[], Prices],
         price_revision: Callable[[], object],
         load_hashers: Callable[[], Hashers],
@@ -110,11 +114,13 @@ class Worker:
         self.commit = GroupCommit(journal, on_failure=self._journal_failed)
         self._load_keys = load_keys
         self._key_revision = key_revision
+        self._hand_over_keys = hand_over_keys
         self._revision = key_revision()
         self.keyring = load_keys()
         self._keys_read = time.monotonic()
         self._refreshing = asyncio.Lock()
-        self._keys_failing = False
+        self._prices_due = 0.0
+        self._failing: set[str] = set()
         self._credentials = Credentials(config.providers)
         self._heads: dict[tuple[str, str, str, str | None], str] = {}
         self._bearers: dict[str, tuple[KeyRecord, Bearer]] = {}
@@ -134,7 +140,7 @@ class Worker:
                 # Here and not in the first call: what signs is slow to load, and a bad credential is the operator's.
                 self._signature(provider, dialect, Outgoing("/", b""))
         self.commit.start()
-        self._tasks.append(self.loop.create_task(self._watch_keys()))
+        self._tasks.append(self.loop.create_task(self._watch()))
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, wait for those in flight, then end the rest: each gets its outcome."""
@@ -157,6 +163,7 @@ class Worker:
         for pool in self.pools.values():
             pool.close()
         self._write_refused()
+        self._hand_over_keys()
         await self.commit.stop()
         if not self.journal.failed:
             self.journal.close()
@@ -385,48 +392,59 @@ class Worker:
         except JournalFailed:
             raise NotRecording("the gateway cannot record calls now") from None
 
-    async def _watch_keys(self) -> None:
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(REVISION_INTERVAL_S)
             await self._refresh_keys()
             await self._refresh_prices()
             self._refresh_credentials()
             self._write_refused()
+            self._hand_over_keys()
 
-    async def _refresh_keys(self) -> bool:
-        """Read the keys again if the control store's revision moved; says whether it did."""
+    async def _refresh_keys(self) -> None:
+        """Read the keys again if the control store's revision moved."""
         async with self._refreshing:
-            try:
-                revision = self._key_revision()
-                moved = revision != self._revision
-                if moved:
-                    # Keys first: a revocation holds whatever becomes of the rest, which is tried again.
-                    self.keyring = await self.loop.run_in_executor(None, self._load_keys)
-                    self._bearers.clear()
-                    self.attributor.hashers = await self.loop.run_in_executor(None, self._load_hashers)
-                    self._revision = revision
-                self._keys_read = time.monotonic()
-            except Exception as error:  # noqa: BLE001
-                # Whatever is wrong with the store, this watch must go on: it is what makes revocations hold.
-                if not self._keys_failing:
-                    log.warning("the control store cannot be read, keys hold as they were: %r", error)
-                self._keys_failing = True
-                return False
-            self._keys_failing = False
-            return moved
+            await self._tried("the control store cannot be read, keys hold as they were", self._read_keys)
+
+    async def _read_keys(self) -> None:
+        revision = self._key_revision()
+        if revision != self._revision:
+            # Keys first: a revocation holds whatever becomes of the rest, which is tried again.
+            self.keyring = await self.loop.run_in_executor(None, self._load_keys)
+            self._bearers.clear()
+            self.attributor.hashers = await self.loop.run_in_executor(None, self._load_hashers)
+            self._revision = revision
+        self._keys_read = time.monotonic()
 
     async def _refresh_prices(self) -> None:
-        """Take the prices that hold now, if others do than before. Ones that cannot be read change nothing."""
+        """Take the prices that hold now, if others do than before. Ones that cannot be read change nothing, and are
+        tried again: the failure may have passed."""
+        if time.monotonic() < self._prices_due:
+            return
+        if not await self._tried("the prices cannot be read, they hold as they were", self._read_prices):
+            self._prices_due = time.monotonic() + PRICES_RETRY_S
+
+    async def _read_prices(self) -> None:
         revision = self._price_revision()
         if revision == self._priced_at:
             return
+        prices = await self.loop.run_in_executor(None, self._load_prices)
+        self.resolver = Resolver(self.config, prices.book, self._exchange)
+        self.prices = prices
         self._priced_at = revision
+
+    async def _tried(self, failure: str, step: Callable[[], Awaitable[None]]) -> bool:
+        """Take a step of the watch; says whether it succeeded. A failure is said once, until the step succeeds."""
         try:
-            self.prices = await self.loop.run_in_executor(None, self._load_prices)
-        except CostbearerError as error:
-            log.error("the prices cannot be read, they hold as they were: %s", error.message)
-            return
-        self.resolver = Resolver(self.config, self.prices.book, self._exchange)
+            await step()
+        except Exception as error:  # noqa: BLE001
+            # Whatever is wrong with a store, the watch must go on: it is what makes revocations hold.
+            if failure not in self._failing:
+                log.warning("%s: %s", failure, error.message if isinstance(error, CostbearerError) else repr(error))
+            self._failing.add(failure)
+            return False
+        self._failing.discard(failure)
+        return True
 
     def _refresh_credentials(self) -> None:
         changed = self._credentials.refresh()
@@ -434,13 +452,20 @@ class Worker:
             self._heads = {key: head for key, head in self._heads.items() if key[0] not in changed}
 
     def _write_refused(self) -> None:
-        """Write the outcomes that a full disk refused, as soon as it takes them."""
-        try:
-            while self.refused and not self.journal.failed:
+        """Write the outcomes that a full disk refused, as soon as it takes them.
+
+        They are no more than the calls that were open when the disk became full: it takes no further intents either.
+        """
+        while self.refused and not self.journal.failed:
+            try:
                 self.journal.append(self.refused[0])
-                del self.refused[0]
-        except JournalFailed as error:
-            log.error("%d outcomes wait for space: %s", len(self.refused), error.message)
+            except JournalFull as error:
+                log.error("%d outcomes wait for space: %s", len(self.refused), error.message)
+                return
+            except JournalFailed as error:
+                # One that cannot be written must not hold up those behind it.
+                log.error("an outcome is given up, its call will be posted as unknown: %s", error.message)
+            del self.refused[0]
 
     def _journal_failed(self) -> None:
         """A failed fsync is fatal: what the kernel still holds can no longer be told from what is on disk."""

@@ -139,7 +139,7 @@ class Control:
     def load_keyring(self, spool: Spool | None = None) -> KeyRing:
         """Every key, expired and revoked ones too (they are refused by their own name), for `KeyRing.authenticate`.
 
-        Keys that are used under a pepper that is not the active one are handed to the spool.
+        Keys that are used under a pepper that is not the active one are added to the spool; `Spool.hand_over` writes.
 
         Raises:
             StoreFailed: the store cannot be read, or `keyring.json` is not the one these keys were made with.
