@@ -49,7 +49,7 @@ def table_of(
 
 
 def row(key: str, cost: str, share: float | None = 0.5, *, calls: int = 2, unknown: int = 0) -> tuple[Cell, ...]:
-    return (key, calls, calls, 1234 * calls, 56 * calls, money.usd(cost), share, unknown, money.usd(cost))
+    return (key, calls, calls, 1234 * calls, 56 * calls, money.usd_sum(cost), share, unknown, money.usd_sum(cost))
 
 
 PLAIN = table_of(
@@ -111,20 +111,66 @@ reproduce: costbearer report spend --by team --where env=prod --where 'env=(none
 def test_the_text_of_a_comparison_tells_unknown_from_nothing() -> None:
     table = table_of(
         [
-            ("search", 2, 2, 1000, 200, money.usd("3"), 1.0, 0, money.usd("3"), 1, 0, money.usd("1"), money.usd("2")),
-            ("support", 1, 1, 0, 0, money.ZERO, 0.0, 1, money.ZERO, 1, 0, money.usd("2"), money.usd("-2")),
-            ("older", 1, 1, 10, 2, money.usd("0.5"), 0.1, 0, money.usd("0.5"), 3, 3, money.ZERO, money.usd("0.5")),
-            ("gone", 0, 0, 0, 0, money.ZERO, 0.0, 0, money.ZERO, 1, 0, money.usd("0.00125"), money.usd("-0.00125")),
+            (
+                "search",
+                2,
+                2,
+                1000,
+                200,
+                money.usd_sum("3"),
+                1.0,
+                0,
+                money.usd_sum("3"),
+                1,
+                0,
+                money.usd_sum("1"),
+                money.usd_sum("2"),
+            ),
+            ("support", 1, 1, 0, 0, money.ZERO, 0.0, 1, money.ZERO, 1, 0, money.usd_sum("2"), money.usd_sum("-2")),
+            (
+                "older",
+                1,
+                1,
+                10,
+                2,
+                money.usd_sum("0.5"),
+                0.1,
+                0,
+                money.usd_sum("0.5"),
+                3,
+                3,
+                money.ZERO,
+                money.usd_sum("0.5"),
+            ),
+            (
+                "gone",
+                0,
+                0,
+                0,
+                0,
+                money.ZERO,
+                0.0,
+                0,
+                money.ZERO,
+                1,
+                0,
+                money.usd_sum("0.00125"),
+                money.usd_sum("-0.00125"),
+            ),
         ],
         *[("by", "team"), ("where", "env=prod"), ("where", "env=(none)"), ("where", "agent=writer")],
         *[("since", "2026-11-08"), ("until", "2026-11-15"), ("compare", "previous"), ("sort", "delta")],
-        totals={"unknown_bound_usd": money.usd("0.05"), "estimated_calls": 1, "estimated_usd": money.usd("0.5")},
+        totals={
+            "unknown_bound_usd": money.usd_sum("0.05"),
+            "estimated_calls": 1,
+            "estimated_usd": money.usd_sum("0.5"),
+        },
     )
     assert table.to_text() == GOLDEN_COMPARED
 
 
 def test_the_text_says_what_is_missing_from_the_total() -> None:
-    table = table_of([row("search", "1", unknown=1)], totals={"unknown_bound_usd": money.usd("0.0412")})
+    table = table_of([row("search", "1", unknown=1)], totals={"unknown_bound_usd": money.usd_sum("0.0412")})
     assert "\n1 call whose cost is not known, at most $0.0412, not in the total.\n" in table.to_text()
     unbounded = table_of([row("search", "1", calls=2000, unknown=1500)], totals={"unknown_bound_usd": None})
     assert "\n1,500 calls whose cost is not known, without a bound, not in the total.\n" in unbounded.to_text()
@@ -132,7 +178,7 @@ def test_the_text_says_what_is_missing_from_the_total() -> None:
 
 
 def test_a_bucket_of_unknown_cost_is_never_shown_as_nothing() -> None:
-    table = table_of([row("search", "0", 0.0, calls=3, unknown=3)], totals={"unknown_bound_usd": money.usd("0.15")})
+    table = table_of([row("search", "0", 0.0, calls=3, unknown=3)], totals={"unknown_bound_usd": money.usd_sum("0.15")})
     text = table.to_text()
     assert re.search(r"^search +3 +3 +3,702 +168 +unknown +- +3$", text, re.MULTILINE)
     assert re.search(r"^total +3 +3 +3,702 +168 +unknown +- +3$", text, re.MULTILINE)
@@ -171,7 +217,7 @@ def test_numbers_are_never_cut_and_names_never_lost(width: int | None, name: str
     table = table_of([row(name, amount), row("small", "0.000000000001")])
     text = table.to_text(width)
     grid = text.split("\n\n")[1].splitlines()
-    for number in (money.display(money.usd(amount)), "$0.000000000001", "2,468", "50.0%"):
+    for number in (money.display(money.usd_sum(amount)), "$0.000000000001", "2,468", "50.0%"):
         assert re.search(rf"(?<!\S){re.escape(number)}(?!\S)", text), number
     body = grid[3 : grid.index(grid[2], 3)]
     assert "…" not in text
@@ -243,7 +289,7 @@ ROWS = st.lists(
 @given(ROWS)
 def test_json_csv_and_text_show_the_same_numbers(drawn: list[tuple[str, int, Decimal, float | None, int]]) -> None:
     rows: list[tuple[Cell, ...]] = [
-        (name, calls, calls, calls, calls, money.usd(cost), share, unknown, money.usd(cost))
+        (name, calls, calls, calls, calls, money.usd_sum(cost), share, unknown, money.usd_sum(cost))
         for name, calls, cost, share, unknown in drawn
     ]
     table = table_of(rows)
@@ -253,10 +299,10 @@ def test_json_csv_and_text_show_the_same_numbers(drawn: list[tuple[str, int, Dec
     text = table.to_text()
     for shown, line, source in zip(document["rows"], lines, rows, strict=True):
         assert list(shown) == head
-        assert money.usd(shown["cost_usd"]) == money.usd(line[5]) == source[5]
+        assert money.usd_sum(shown["cost_usd"]) == money.usd_sum(line[5]) == source[5]
         assert [str(shown[name]) for name in head[1:5]] == line[1:5]
         assert line[6] == ("" if shown["share"] is None else str(shown["share"]))
         nothing_known = source[1] and source[1] == source[7] and not source[5]
-        assert (money.display(None) if nothing_known else money.display(money.usd(shown["cost_usd"]))) in text
-    assert money.usd(document["total_usd"]) == money.total(money.usd(line[5]) for line in lines)
-    assert money.display(money.usd(document["total_usd"])) in text or "unknown" in text
+        assert (money.display(None) if nothing_known else money.display(money.usd_sum(shown["cost_usd"]))) in text
+    assert money.usd_sum(document["total_usd"]) == money.total(money.usd_sum(line[5]) for line in lines)
+    assert money.display(money.usd_sum(document["total_usd"])) in text or "unknown" in text
