@@ -153,6 +153,7 @@ def as_of_old(books: Books) -> None:
                 schema=OLD,
                 parquet_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
                 previous_seal_sha256=previous,
+                seal_sha256="",
             )
             document = msgspec.json.encode(changed)
             seal_file(directory, seal.segment).write_bytes(document)

@@ -82,7 +82,7 @@ def taken_back_twice(reader: Reader) -> list[str]:
     Raises:
         StoreFailed: the ledger cannot be read.
     """
-    reversals = reader.entries.filter(reader.entries.calls < 0)
+    reversals = reader.entries.filter((reader.entries.calls < 0) & reader.entries.refers_to.notnull())
     found = reversals.group_by("refers_to").aggregate(times=reversals.count())
     return [
         str(row) for row in reader.execute(found.filter(found.times > 1).order_by("refers_to"))["refers_to"].to_pylist()
