@@ -292,9 +292,8 @@ def _is_own(piece: ast.expr) -> bool:
 
 MADE: dict[str, frozenset[str]] = {
     # Names of tables and columns out of `ledger_schema`.
-    "duckdb": frozenset(
-        {"name", "table", "sets", "names", "charge", "', '.join((f'{alias(c.name)} {c.engine}' for c in columns))"}
-    ),
+    "duckdb": frozenset({"name", "table", "sets", "names", "charge"}),
+    "ledger_file": frozenset({"name", "', '.join((f'{alias(c.name)} {c.engine}' for c in columns))"}),
     # Columns by which entries are grouped: those of `_GROUPS`, or quoted after they were found in the schema.
     "ledger_reader": frozenset({"', '.join(names)", "group", "keys"}),
     # Tables and columns of the two roll-ups, which are constants; hours come apart.

@@ -452,7 +452,7 @@ def killed_at_steps(tmp_path: Path, stride: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(3, 24))])
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 24))])
 def test_any_interleaving_settles_every_call_once(tmp_path: Path, seed: int) -> None:
     """Workers, reads, polls, passes, kills, restarts, rebuilds in any order; in the end all are settled, once."""
     chance = random.Random(seed)
