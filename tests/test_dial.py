@@ -9,18 +9,17 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from costbearer.gateway.dial import NEXT_ADDRESS_S, reach
 from costbearer.gateway.lookup import HOLD_S, Lookup
 from costbearer.gateway.pool import Pool
 from costbearer.gateway.upstream import ConnectFailed, Connection, Limits, ReplyBroken
 from costbearer.outbound import Proxy, Way
+from tests.loops import LOOPS, Run, runs_on
 from tests.proxies import ANSWER, ConnectProxy, Listener, Origin, Papers, listening, papers
 
 PASSWORD = "s3cr3t-of-the-proxy"
@@ -29,22 +28,9 @@ KEY = "sk-of-the-provider"
 HEAD = f"POST /v1/x HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {KEY}\r\ncontent-length: 2\r\n\r\n".encode()
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def on_loop(body: Callable[[], Awaitable[None]]) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(30):
-                await body()
-
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(bounded())
-
-    return on_loop
-
-
-Run = Callable[[Callable[[], Awaitable[None]]], None]
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Run:
+    return runs_on(request.param)
 
 
 @pytest.fixture(scope="module")

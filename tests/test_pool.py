@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from costbearer.gateway.pool import SWEEP_INTERVAL_S, Pool
 from costbearer.gateway.upstream import ConnectFailed, Connection, Limits, ReplyBroken
 from tests.harness import gateway
+from tests.loops import LOOPS, Run, runs_on
 from tests.proxies import ANSWER, Origin, listening
 from tests.test_gateway_wire import always, asked, config_for, provider, reply
 
@@ -24,22 +24,9 @@ RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends a reset."""
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def on_loop(body: Callable[[], Awaitable[None]]) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(30):
-                await body()
-
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(bounded())
-
-    return on_loop
-
-
-Run = Callable[[Callable[[], Awaitable[None]]], None]
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Run:
+    return runs_on(request.param)
 
 
 @contextlib.asynccontextmanager
