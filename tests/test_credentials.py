@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,22 @@ def test_a_file_that_holds_no_key_changes_nothing_and_is_said_once(
     assert caplog.text.count("holds no key now") == 1
     assert "two words" not in caplog.text
     put(file, "second")
+    assert credentials.refresh() == {"vertex"}
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_read_when_it_can_be(
+    file: Path, credentials: Credentials, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(file, "second")
+
+    def short(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", short)
+        assert credentials.refresh() == credentials.refresh() == frozenset()
+    assert credentials.of("vertex") == "first"
+    assert caplog.text.count("cannot be read") == 1
     assert credentials.refresh() == {"vertex"}
 
 

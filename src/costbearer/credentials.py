@@ -23,6 +23,7 @@ class Credentials:
     def __init__(self, providers: Mapping[str, Provider]) -> None:
         self._held = {name: provider.credential for name, provider in providers.items()}
         self._files = {name: each.credential_file for name, each in providers.items() if each.credential_file}
+        self._unread: set[str] = set()
         self._seen: dict[str, Stamp | None] = {name: _stamp(file) for name, file in self._files.items()}
 
     def of(self, name: str) -> str:
@@ -32,16 +33,24 @@ class Credentials:
     def refresh(self) -> frozenset[str]:
         """Look at the files; gives the providers whose credential is another one now.
 
-        A file that is gone, cannot be read or holds no key changes nothing: that is said once, and looked at again when
-        it changes.
+        A file that is gone or holds no key changes nothing: that is said once, and looked at again when it changes. One
+        that cannot be read is said once too, and tried again.
         """
         changed: set[str] = set()
         for name, file in self._files.items():
             stamp = _stamp(file)
             if stamp == self._seen[name]:
                 continue
+            try:
+                found = _read(file)
+            except OSError as error:
+                # Descriptors may be short for a moment: what was not read is not seen.
+                if name not in self._unread:
+                    log.warning("%s: the file of its credential cannot be read; the one before holds: %s", name, error)
+                self._unread.add(name)
+                continue
             self._seen[name] = stamp
-            found = _read(file)
+            self._unread.discard(name)
             if not found:
                 log.warning("%s: the file of its credential holds no key now; the one before holds", name)
             elif found != self._held[name]:
@@ -62,6 +71,6 @@ def _stamp(file: Path) -> Stamp | None:
 def _read(file: Path) -> str:
     try:
         text = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+    except (FileNotFoundError, UnicodeDecodeError):
         return ""
     return text if is_key(text) else ""
