@@ -178,7 +178,7 @@ def _tenant(calls: Sequence[dict[str, Any]]) -> Question:
 
 
 def _cost(calls: Sequence[dict[str, Any]]) -> Question:
-    unknown = Counter(row.get("reason") for row in calls if row.get("expected_usd") is None)
+    unknown = Counter(row.get("reason") or "without a reason" for row in calls if row.get("expected_usd") is None)
     wrong = sum(bool(row.get("wrong")) for row in calls)
     says = f"{sum(unknown.values())} of {len(calls)} calls cannot be rated"
     reasons = ", ".join(f"{count} {reason}" for reason, count in unknown.most_common(3))
